@@ -1,0 +1,48 @@
+"""slamglmm: mixed models for many traits and related individuals, from one lme4-like formula and a data frame.
+
+The public names load on first use, so that ``import slamglmm`` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it (None: the name is itself a submodule)
+_HOMES: dict[str, str | None] = {
+    "slam": "api",
+    "design": "api",
+    "load": "results",
+    "Priors": "priors",
+    "kinship": "relmat",
+    "pedigree_relmat": "relmat",
+    "Relmat": "relmat",
+    "datasets": None,
+    "simulate": None,
+    "errors": None,
+    "plots": None,
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from . import datasets, errors, plots, simulate
+    from .api import design, slam
+    from .priors import Priors
+    from .relmat import Relmat, kinship, pedigree_relmat
+    from .results import load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slamglmm' has no attribute {name!r}")
+    home = _HOMES[name]
+    value = import_module(f".{name}", __name__) if home is None else getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

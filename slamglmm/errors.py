@@ -1,0 +1,66 @@
+"""Errors and warnings: one subclass of `SlamError` for each stage a user can go wrong in.
+
+Every message says what was expected, what came (name, value, first offending label) and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class SlamError(Exception):
+    """Base of all errors raised on purpose by slamglmm."""
+
+
+class FormulaError(SlamError, ValueError):
+    """The formula cannot be read; the message shows it with a caret under the place."""
+
+    def __init__(self, message: str, formula: str | None = None, position: int | None = None, length: int = 1):
+        self.formula, self.position = formula, position
+        if formula is not None:
+            caret = "" if position is None else "\n  " + " " * position + "^" * max(1, length)
+            message = f"{message}\n  {formula}{caret}"
+        super().__init__(message)
+
+
+class DataError(SlamError, ValueError):
+    """The data frame, the responses or new data do not fit the model."""
+
+
+class RelmatError(SlamError, ValueError):
+    """A relationship matrix is unlabelled, incomplete, asymmetric or indefinite."""
+
+
+class PedigreeError(SlamError, ValueError):
+    """A pedigree has a loop, an individual twice, or a parent of the wrong kind."""
+
+
+class OptionError(SlamError, ValueError):
+    """An argument of a fitter has a value it cannot take."""
+
+
+class FitError(SlamError, RuntimeError):
+    """A fit broke down numerically."""
+
+
+class SlamWarning(UserWarning):
+    """Base of all warnings issued by slamglmm."""
+
+
+class DroppedRowsWarning(SlamWarning):
+    """Rows were left out; the message says how many and because of which columns."""
+
+
+class ScaleWarning(SlamWarning):
+    """A relationship matrix is on an unusual scale, so h2 is per unit of that matrix."""
+
+
+class ConvergenceWarning(SlamWarning):
+    """A fit has not converged, or its chains disagree."""
+
+
+def shortlist(items: Iterable[object], limit: int = 5) -> str:
+    """First few items, quoted, for a message: ``'A17', 'A18', ... (12 in all)``."""
+    listed = list(items)
+    shown = ", ".join(repr(str(item)) for item in listed[:limit])
+    return shown if len(listed) <= limit else f"{shown}, ... ({len(listed)} in all)"
