@@ -8,12 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .design import design  # rebinds the package's name to the function; the package is light
+
 __version__ = "0.1.0"
 
 # public name -> module that defines it (None: the name is itself a submodule)
 _HOMES: dict[str, str | None] = {
     "slam": "api",
-    "design": "api",
     "load": "results",
     "Priors": "priors",
     "kinship": "relmat",
@@ -25,11 +26,11 @@ _HOMES: dict[str, str | None] = {
     "plots": None,
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", "design", *_HOMES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from . import datasets, errors, plots, simulate
-    from .api import design, slam
+    from .api import slam
     from .priors import Priors
     from .relmat import Relmat, kinship, pedigree_relmat
     from .results import load
