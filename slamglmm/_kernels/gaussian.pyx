@@ -1,0 +1,113 @@
+"""Gaussian draws from canonical form, many small systems at a time.
+
+Each system is ``C x = r`` with C symmetric positive definite. With ``C = L L'`` a draw from
+``N(C^-1 r, C^-1 / tau)`` is ``L'^-1 (L^-1 r + z / sqrt(tau))`` for standard normal ``z``.
+Symmetric matrices are read as stored, so C and Fortran order agree.
+"""
+
+from libc.math cimport sqrt
+from libc.string cimport memcpy
+
+from slamglmm._kernels._blas cimport dpotrf, dtrsv
+
+
+cdef int factor(double* c, int m) noexcept nogil:
+    cdef int info = 0
+    dpotrf("L", &m, c, &m, &info)
+    return info
+
+
+cdef void solve_lower(double* c, double* x, int m) noexcept nogil:
+    cdef int one = 1
+    dtrsv("L", "N", "N", &m, c, &m, x, &one)
+
+
+cdef void solve_lower_transposed(double* c, double* x, int m) noexcept nogil:
+    cdef int one = 1
+    dtrsv("L", "T", "N", &m, c, &m, x, &one)
+
+
+def draw_regressions(
+    const double[:, :, ::1] grams,
+    const Py_ssize_t[::1] which,
+    const double[:, ::1] prior_prec,
+    const double[:, ::1] rhs,
+    const double[::1] yy,
+    const double[:, ::1] z,
+    const double[::1] gamma,
+    double rate,
+    double[:, ::1] work,
+    double[:, ::1] coef,
+    double[::1] tau,
+):
+    """Draw (tau, coef) of many weighted regressions that share Gram matrices; eq. SLAM-7.
+
+    System j has ``C = grams[which[j]] + diag(prior_prec[j])`` and weighted sum of squares ``yy[j]``:
+    ``tau ~ gamma[j] / (rate + (yy - r' C^-1 r)/2)``, then ``coef ~ N(C^-1 r, C^-1 / tau)``.
+    Returns -1, or the first system that is not positive definite.
+    """
+    cdef Py_ssize_t j, a, n_systems = rhs.shape[0]
+    cdef int m = <int>rhs.shape[1]
+    cdef double explained, rest, sd
+    cdef double* c = &work[0, 0] if m > 0 else NULL
+    cdef double* x
+    with nogil:
+        for j in range(n_systems):
+            explained = 0.0
+            if m > 0:
+                memcpy(c, &grams[which[j], 0, 0], <size_t>m * m * sizeof(double))
+                for a in range(m):
+                    c[a * m + a] += prior_prec[j, a]
+                if factor(c, m) != 0:
+                    with gil:
+                        return j
+                x = &coef[j, 0]
+                memcpy(x, &rhs[j, 0], m * sizeof(double))
+                solve_lower(c, x, m)
+                for a in range(m):
+                    explained += x[a] * x[a]
+            # The difference cancels for an over-fitted trait: never below zero.
+            rest = yy[j] - explained
+            tau[j] = gamma[j] / (rate + 0.5 * (rest if rest > 0.0 else 0.0))
+            if m > 0:
+                sd = 1.0 / sqrt(tau[j])
+                for a in range(m):
+                    x[a] += sd * z[j, a]
+                solve_lower_transposed(c, x, m)
+    return -1
+
+
+def draw_gaussians(
+    const double[:, :, ::1] precisions,
+    const Py_ssize_t[::1] which,
+    const double[:, ::1] rhs,
+    const double[:, ::1] z,
+    double[:, ::1] work,
+    double[:, ::1] out,
+):
+    """Draw ``out[i] ~ N(P^-1 rhs[i], P^-1)`` with ``P = precisions[which[i]]``; eq. SLAM-12.
+
+    A run of equal ``which`` is factored once. Returns -1, or the first row whose precision is not positive definite.
+    """
+    cdef Py_ssize_t i, a, last = -1, n_rows = rhs.shape[0]
+    cdef int k = <int>rhs.shape[1]
+    cdef double* c
+    cdef double* x
+    if k == 0:
+        return -1
+    c = &work[0, 0]
+    with nogil:
+        for i in range(n_rows):
+            if which[i] != last:
+                last = which[i]
+                memcpy(c, &precisions[last, 0, 0], <size_t>k * k * sizeof(double))
+                if factor(c, k) != 0:
+                    with gil:
+                        return i
+            x = &out[i, 0]
+            memcpy(x, &rhs[i, 0], k * sizeof(double))
+            solve_lower(c, x, k)
+            for a in range(k):
+                x[a] += z[i, a]
+            solve_lower_transposed(c, x, k)
+    return -1

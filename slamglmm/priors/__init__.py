@@ -1,0 +1,110 @@
+"""Priors of the SLAM model: `Priors` is what a user passes, `PRIORS` names the loadings priors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import OptionError
+from .h2_grid import H2Prior, ShareGrid, prior_masses, share_grid
+from .loadings import LoadingScales, LoadingsPrior
+from .loadings_horseshoe import Horseshoe
+from .loadings_infinite import Infinite
+
+PRIORS: dict[str, type[LoadingsPrior]] = {
+    "horseshoe": Horseshoe,
+    "infinite": Infinite,
+}
+
+__all__ = [
+    "PRIORS",
+    "Horseshoe",
+    "Infinite",
+    "LoadingScales",
+    "LoadingsPrior",
+    "PrecisionPrior",
+    "Priors",
+    "ShareGrid",
+    "prior_masses",
+    "share_grid",
+]
+
+
+@dataclass(frozen=True)
+class PrecisionPrior:
+    """Gamma prior of a precision, ``Ga(nu - 1, nu V)``, in MegaLMM's words.
+
+    Parameters
+    ----------
+    V : float
+        Scale: the prior mean of the variance is ``nu V / (nu - 2)``.
+    nu : float
+        Degrees of freedom, more than 1.
+    """
+
+    V: float
+    nu: float
+
+    def __post_init__(self) -> None:
+        if not (self.V > 0 and self.nu > 1):
+            raise OptionError(f"PrecisionPrior(V={self.V!r}, nu={self.nu!r}): expected V > 0 and nu > 1.")
+
+    @property
+    def shape(self) -> float:
+        """Shape of the gamma distribution."""
+        return self.nu - 1.0
+
+    @property
+    def rate(self) -> float:
+        """Rate of the gamma distribution."""
+        return self.nu * self.V
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Priors of `slam`; traits are centred and scaled before they apply, and every output is scaled back.
+
+    Parameters
+    ----------
+    h2 : "uniform", "spike", callable or array
+        Prior of the variance shares of the trait-specific part, on ``fit.grid``
+        (see `slamglmm.priors.h2_grid.prior_masses`).
+    h2_factors : same
+        Prior of the variance shares of the factors.
+    loadings : str or LoadingsPrior
+        ``"horseshoe"``, ``"infinite"``, or an instance such as ``Horseshoe(prop_0=0.3)``.
+    residual : PrecisionPrior
+        Prior of each trait's residual precision (trait-specific variance, genetic part included).
+    factor : PrecisionPrior
+        Prior of the working scale of the factors, divided out of everything saved.
+    fixef : "flat"
+        Prior of the fixed effects.
+
+    Raises
+    ------
+    OptionError
+        An unknown name; the message lists the known ones.
+    """
+
+    h2: H2Prior = "uniform"
+    h2_factors: H2Prior = "uniform"
+    loadings: str | LoadingsPrior = "horseshoe"
+    residual: PrecisionPrior = PrecisionPrior(V=0.5, nu=5)
+    factor: PrecisionPrior = PrecisionPrior(V=0.9, nu=20)
+    fixef: str = "flat"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loadings, str):
+            if self.loadings not in PRIORS:
+                raise OptionError(
+                    f"Priors(loadings={self.loadings!r}): unknown prior. Choose one of {', '.join(map(repr, PRIORS))}, "
+                    "or pass an instance."
+                )
+            object.__setattr__(self, "loadings", PRIORS[self.loadings]())
+        if self.fixef != "flat":
+            raise OptionError(f"Priors(fixef={self.fixef!r}): unknown prior. Choose 'flat'.")
+
+    @property
+    def loadings_prior(self) -> LoadingsPrior:
+        """The loadings prior as an instance."""
+        assert isinstance(self.loadings, LoadingsPrior)
+        return self.loadings
