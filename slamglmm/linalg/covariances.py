@@ -96,7 +96,12 @@ class Covariances:
 
 
 def build_covariances(
-    kernels: Sequence[np.ndarray], shares: np.ndarray, ray: np.ndarray, directions: np.ndarray, n: int
+    kernels: Sequence[np.ndarray],
+    shares: np.ndarray,
+    ray: np.ndarray,
+    directions: np.ndarray,
+    n: int,
+    joint: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Covariances:
     """Find the cheapest bases for a grid of covariances.
 
@@ -109,6 +114,8 @@ def build_covariances(
     directions : ndarray, shape (n_rays, n_effects)
     n : int
         Number of rows.
+    joint : tuple of ndarray, optional
+        What `joint_eigenbasis` says of these kernels, if it has been asked.
 
     Notes
     -----
@@ -118,7 +125,7 @@ def build_covariances(
     residual_share = 1.0 - shares.sum(axis=1)
     if not kernels or n == 0:
         return _assemble((Rotation(),), np.zeros_like(ray), np.ones((len(shares), n)), residual_share, "independent", 0)
-    joint = joint_eigenbasis(kernels)
+    joint = joint or joint_eigenbasis(kernels)
     if joint is not None:
         values, vectors = joint
         v = shares @ values + residual_share[:, None]

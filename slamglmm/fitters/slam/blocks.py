@@ -1,0 +1,438 @@
+"""One function for each full conditional; docs/models/slam.md has the equations.
+
+Arrays are trait-major: a trait or a factor is a row, contiguous in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..._kernels.gaussian import draw_gaussians, draw_regressions
+from ...errors import FitError
+from ...linalg.covariances import Covariances
+from ...linalg.gig import draw_gig
+from ...linalg.threads import BlockPool
+from ...priors import PrecisionPrior
+from .problem import Problem, TraitGroup
+from .state import State
+
+
+@dataclass(frozen=True)
+class Regressors:
+    """What all traits of a group share in the loadings step.
+
+    Attributes
+    ----------
+    by_basis : dict of int to ndarray, shape (b + k, n_s)
+        Fixed-effect columns and factors in each basis in use.
+    grams : ndarray, shape (n_used, b + k, b + k)
+        ``D diag(w_g) D'`` for each grid point in use.
+    position : ndarray of int, shape (n_points,)
+        Where a grid point's Gram matrix is.
+    flat_prec : ndarray, shape (b,)
+        Zero for a flat coefficient, one for a column these rows cannot estimate (its column is zeroed).
+    """
+
+    by_basis: dict[int, np.ndarray]
+    grams: np.ndarray
+    position: np.ndarray
+    flat_prec: np.ndarray
+
+
+def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: BlockPool) -> Regressors:
+    """Rotate the regressors of a group and form the Gram matrix of each grid point in use."""
+    cov = group.cov
+    design = np.concatenate((problem.x, state.factors))
+    if len(group.rows) < problem.n:
+        design = design[:, group.rows]
+    b = problem.b
+    design[:b][~group.estimable] = 0.0
+    used = np.unique(state.g[group.traits])
+    by_basis = {int(a): cov.rotations[a].forward(design) for a in np.unique(cov.basis[used])}
+    position = np.zeros(len(cov.basis), dtype=np.intp)
+    position[used] = np.arange(len(used))
+    grams = np.empty((len(used), len(design), len(design)))
+
+    def form(i: int) -> None:
+        scaled = by_basis[int(cov.basis[used[i]])] * np.sqrt(cov.weights[used[i]])
+        np.matmul(scaled, scaled.T, out=grams[i])
+
+    pool.run(form, range(len(used)))
+    return Regressors(by_basis, grams, position, np.where(group.estimable, 0.0, 1.0))
+
+
+def draw_loadings(
+    problem: Problem,
+    group: TraitGroup,
+    shared: Regressors,
+    state: State,
+    block: slice,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw (tau, B, Lambda) of a block of traits jointly, U integrated out; eq. SLAM-7.
+
+    Returns
+    -------
+    residual : ndarray, shape (block, n_s)
+        ``y - XB - F Lambda`` in the basis of each trait's grid point.
+    fixed_residual : ndarray, shape (block, n_s)
+        ``y - XB``, in the same basis.
+    """
+    cov, prior, b = group.cov, problem.priors.residual, problem.b
+    g = state.g[block]
+    y = state.y[block] if len(group.rows) == problem.n else state.y[block][:, group.rows]
+    y = cov.coordinates(y, g)
+    weighted = cov.weights[g]
+    weighted *= y
+    yy = np.einsum("ij,ij->i", weighted, y)
+    members = _members(cov, shared, g)
+    m = b + problem.n_factors
+    rhs = np.empty((len(g), m))
+    for a, rows in members:
+        rhs[rows] = weighted[rows] @ shared.by_basis[a].T
+    prior_prec = np.empty((len(g), m))
+    prior_prec[:, :b] = shared.flat_prec
+    np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
+    n_flat = int(group.estimable.sum())
+    bad = draw_regressions(
+        shared.grams,
+        shared.position[g],
+        prior_prec,
+        rhs,
+        yy,
+        rng.standard_normal((len(g), m)),
+        rng.standard_gamma(prior.shape + 0.5 * (cov.n - n_flat), len(g)),
+        prior.rate,
+        np.empty((m, m)),
+        state.coef[block],
+        state.tau[block],
+    )
+    if bad >= 0:
+        raise FitError(
+            f"iteration {state.iteration}: the precision of the loadings of trait {block.start + bad} is not positive "
+            "definite. Report this with the data; rescaling extreme covariates may help."
+        )
+    state.coef[block, :b][:, ~group.estimable] = 0.0
+    fixed_residual, residual = np.empty_like(y), np.empty_like(y)
+    for a, rows in members:
+        design, coef = shared.by_basis[a], state.coef[block][rows]
+        fixed_residual[rows] = y[rows] - coef[:, :b] @ design[:b]
+        residual[rows] = fixed_residual[rows] - coef[:, b:] @ design[b:]
+    return residual, fixed_residual
+
+
+def draw_trait_shares(
+    problem: Problem, group: TraitGroup, state: State, block: slice, residual: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Draw (g_j, tau_j) jointly given the coefficients, U integrated out; eq. SLAM-8."""
+    cov, b = group.cov, problem.b
+    loadings = state.coef[block, b:]
+    penalty = np.einsum("jl,jl,jl,l->j", loadings, loadings, state.scales.local[block], state.scales.row, optimize=False)
+    forms = cov.quadratic_forms(residual, state.g[block])
+    forms += penalty[:, None]
+    state.g[block], state.tau[block] = draw_shares(
+        forms, cov.logdet, problem.log_prior_traits, problem.priors.residual, cov.n + problem.n_factors, rng
+    )
+
+
+def draw_shares(
+    forms: np.ndarray,
+    logdet: np.ndarray,
+    log_prior: np.ndarray,
+    prior: PrecisionPrior,
+    n_terms: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw grid points with the precision integrated out, then the precisions; eq. SLAM-8 and SLAM-10.
+
+    Parameters
+    ----------
+    forms : ndarray, shape (c, n_points)
+        Quadratic forms at every grid point.
+    logdet, log_prior : ndarray, shape (n_points,)
+    prior : PrecisionPrior
+    n_terms : int
+        Number of Gaussian terms that carry the precision.
+    rng : Generator
+
+    Returns
+    -------
+    points : ndarray of int, shape (c,)
+    precisions : ndarray, shape (c,)
+    """
+    shape = prior.shape + 0.5 * n_terms
+    log_mass = (log_prior - 0.5 * logdet) - shape * np.log(prior.rate + 0.5 * forms)
+    log_mass -= log_mass.max(axis=1, keepdims=True)
+    cumulative = np.cumsum(np.exp(log_mass), axis=1)
+    # 1 - u lies in (0, 1]: a point without mass is never drawn, not even the first or the last.
+    targets = (1.0 - rng.random(len(forms))) * cumulative[:, -1]
+    points = np.sum(cumulative < targets[:, None], axis=1).astype(np.intp)
+    rates = prior.rate + 0.5 * forms[np.arange(len(forms)), points]
+    return points, rng.standard_gamma(shape, len(forms)) / rates
+
+
+def draw_random_rows(
+    cov: Covariances, residual: np.ndarray, points: np.ndarray, prec: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw ``Z U`` (the sum over random effects) given residuals in the basis of each grid point; eq. SLAM-11.
+
+    Element-wise there: mean ``(1 - (1-s) w) e`` and variance ``(1-s) (1 - (1-s) w) / prec``.
+
+    Returns
+    -------
+    ndarray, shape (c, n), in the original basis.
+    """
+    left = cov.residual_share[points][:, None]
+    share = 1.0 - left * cov.weights[points]
+    np.maximum(share, 0.0, out=share)
+    noise = rng.standard_normal(residual.shape)
+    noise *= np.sqrt(share * (left / prec[:, None]))
+    return cov.from_coordinates(share * residual + noise, points)
+
+
+def weigh_collapsed(
+    problem: Problem, group: TraitGroup, state: State, block: slice, fixed_residual: np.ndarray
+) -> None:
+    """Store ``tau_j V^-1 (y - XB)`` of a block for the factor step."""
+    weighted = state.weighted[block]
+    np.multiply(group.cov.weights[state.g[block]], fixed_residual, out=weighted)
+    weighted *= state.tau[block][:, None]
+
+
+def weigh_given_random(
+    problem: Problem,
+    group: TraitGroup,
+    state: State,
+    block: slice,
+    residual: np.ndarray,
+    old_points: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Draw ``Z U_R`` of a block and store ``omega_j (y - XB - Z U_R)`` on the rows kept for these traits."""
+    cov, b, g, tau = group.cov, problem.b, state.g[block], state.tau[block]
+    assert state.random is not None
+    if len(cov.rotations) > 1:
+        residual = cov.coordinates(cov.from_coordinates(residual, old_points), g)
+    random = draw_random_rows(cov, residual, g, tau, rng)
+    rows = group.rows
+    rest = state.y[block][:, rows] - random
+    if b:
+        rest -= state.coef[block, :b] @ problem.x[:, rows]
+    rest *= (tau / cov.residual_share[g])[:, None]
+    state.random[block][:, rows] = random
+    state.weighted[block][:, rows] = rest
+
+
+def draw_factor_shares(problem: Problem, state: State, rng: np.random.Generator) -> None:
+    """Draw (gamma_l, kappa_l) jointly given the factors, U_F integrated out; eq. SLAM-10."""
+    cov = problem.factor_cov
+    coordinates = cov.coordinates(state.factors, state.gamma)
+    forms = cov.quadratic_forms(coordinates, state.gamma)
+    state.gamma[:], state.kappa[:] = draw_shares(
+        forms, cov.logdet, problem.log_prior_factors, problem.priors.factor, cov.n, rng
+    )
+
+
+def trait_precision_sums(problem: Problem, state: State, pool: BlockPool) -> tuple[np.ndarray, np.ndarray]:
+    """``S = sum_j c_j lambda_j lambda_j'`` by grid point (c = tau) or, given U, by group of rows (c = omega).
+
+    Returns
+    -------
+    keys : ndarray of int
+        Grid points in use, or all groups.
+    sums : ndarray, shape (len(keys), k, k)
+    """
+    b, k = problem.b, problem.n_factors
+    loadings = state.coef[:, b:]
+    if problem.collapsed:
+        keys = np.unique(state.g)
+        members = [np.flatnonzero(state.g == g) for g in keys]
+        prec = state.tau
+    else:
+        keys = np.arange(len(problem.groups))
+        members = [np.arange(group.traits.start, group.traits.stop) for group in problem.groups]
+        prec = state.tau / problem.grid.residual_share[state.g]
+    sums = np.empty((len(keys), k, k))
+
+    def form(i: int) -> None:
+        scaled = loadings[members[i]] * np.sqrt(prec[members[i]])[:, None]
+        np.matmul(scaled.T, scaled, out=sums[i])
+
+    pool.run(form, range(len(keys)))
+    return keys, sums
+
+
+def draw_factors(problem: Problem, state: State, random: np.ndarray | None, pool: BlockPool) -> None:
+    """Draw the factors, row by row; eq. SLAM-12 (U integrated out) or SLAM-13 (given ``Z U_F`` = ``random``)."""
+    b, k = problem.b, problem.n_factors
+    loadings = np.ascontiguousarray(state.coef[:, b:].T)
+    keys, sums = trait_precision_sums(problem, state, pool)
+    if problem.collapsed:
+        cov = problem.factor_cov
+        row_weights = cov.weights[keys]
+        prior_weights = state.kappa[:, None] * cov.weights[state.gamma]
+    else:
+        prior_prec = state.kappa / problem.grid.residual_share[state.gamma]
+        shared = np.tensordot(problem.pattern_groups.astype(float), sums, axes=1)
+        shared[:, np.arange(k), np.arange(k)] += prior_prec
+
+    def draw(i: int) -> None:
+        rows = problem.row_blocks[i]
+        rhs = loadings @ state.weighted[:, rows]
+        if problem.collapsed:
+            precisions = (row_weights[:, rows].T @ sums.reshape(len(keys), k * k)).reshape(-1, k, k)
+            precisions[:, np.arange(k), np.arange(k)] += prior_weights[:, rows].T
+            which = np.arange(rows.stop - rows.start)
+        else:
+            precisions, which = shared, problem.row_pattern[rows]
+            rhs += prior_prec[:, None] * random[:, rows]  # type: ignore[index]
+        noise = state.streams.rows[i].standard_normal((len(which), k))
+        drawn = np.empty((len(which), k))
+        bad = draw_gaussians(precisions, which, np.ascontiguousarray(rhs.T), noise, np.empty((k, k)), drawn)
+        if bad >= 0:
+            raise FitError(f"iteration {state.iteration}: the precision of the factors is not positive definite.")
+        state.factors[:, rows] = drawn.T
+
+    pool.run(draw, range(len(problem.row_blocks)))
+
+
+def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Generator) -> None:
+    """Move each factor along ``f -> c f, lambda -> lambda / c``, which leaves the likelihood alone; eq. SLAM-18.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : State
+    q : ndarray, shape (k,)
+        ``sum_j tau_j local_lj lambda_lj^2 / 2``; rescaled with the loadings.
+    rng : Generator
+    """
+    cov = problem.factor_cov
+    coordinates = cov.coordinates(state.factors, state.gamma)
+    psi = state.kappa * np.einsum("li,li,li->l", coordinates, coordinates, cov.weights[state.gamma])
+    order = np.full(len(psi), 0.5 * (problem.n - problem.p))
+    c2 = draw_gig(order, np.maximum(2.0 * q * state.scales.row, np.finfo(float).tiny), psi, rng)
+    state.factors *= np.sqrt(c2)[:, None]
+    state.coef[:, problem.b :] /= np.sqrt(c2)
+    q /= c2
+
+
+def swap_neighbours(problem: Problem, state: State, q: np.ndarray, rng: np.random.Generator) -> None:
+    """Exchange adjacent factors with the right probability; only the row scales tell them apart; eq. SLAM-19.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : State
+    q : ndarray, shape (k,)
+        ``sum_j tau_j local_lj lambda_lj^2 / 2``; permuted with the factors.
+    rng : Generator
+    """
+    k = problem.n_factors
+    first = np.arange(rng.integers(2), k - 1, 2)
+    if not len(first):
+        return
+    row = state.scales.row
+    log_ratio = (q[first + 1] - q[first]) * (row[first + 1] - row[first])
+    accepted = first[np.log(1.0 - rng.random(len(first))) < log_ratio]
+    if not len(accepted):
+        return
+    order = np.arange(k)
+    order[accepted], order[accepted + 1] = accepted + 1, accepted
+    state.factors[:] = state.factors[order]
+    loadings = state.coef[:, problem.b :]
+    loadings[:] = loadings[:, order]
+    state.scales.local[:] = state.scales.local[:, order]
+    state.kappa[:], state.gamma[:], q[:] = state.kappa[order], state.gamma[order], q[order]
+
+
+def loading_sums(state: State, b: int) -> np.ndarray:
+    """``q_l = sum_j tau_j local_lj lambda_lj^2 / 2``, shape (k,)."""
+    loadings = state.coef[:, b:]
+    return 0.5 * np.einsum("jl,jl,jl,j->l", loadings, loadings, state.scales.local, state.tau, optimize=False)
+
+
+def draw_local_scales(problem: Problem, state: State, block: slice, rng: np.random.Generator) -> None:
+    """Update the local scales of a block of traits."""
+    loadings = state.coef[block, problem.b :]
+    problem.priors.loadings_prior.draw_local(
+        loadings * loadings * state.tau[block][:, None], state.scales, block, rng
+    )
+
+
+def draw_missing(problem: Problem, state: State, rng: np.random.Generator) -> None:
+    """Draw the missing cells that lie inside a group's rows, given U, F and the loadings; eq. SLAM-20."""
+    assert state.random is not None
+    for group in problem.groups:
+        if not group.imputed.any():
+            continue
+        members = group.traits
+        mean = state.coef[members] @ np.concatenate((problem.x, state.factors))[:, group.rows]
+        mean += state.random[members][:, group.rows]
+        eta = state.y[members][:, group.rows]
+        prec = state.tau[members] / problem.grid.residual_share[state.g[members]]
+        problem.link.draw(eta, group.imputed, mean, prec, rng)
+        state.y[members][:, group.rows] = eta
+
+
+def draw_effects(
+    problem: Problem,
+    roots: Sequence[np.ndarray | None],
+    cov: Covariances,
+    rows: np.ndarray,
+    residual: np.ndarray,
+    points: np.ndarray,
+    prec: np.ndarray,
+    rng: np.random.Generator,
+) -> list[np.ndarray]:
+    """Draw the effects of all levels of every component, given residuals, by Matheron's rule; eq. SLAM-21.
+
+    A draw from the prior is corrected by ``h K Z' V^-1`` times what it misses of the residual, so singular K, zero
+    shares and levels without records need no special case.
+
+    Parameters
+    ----------
+    problem : Problem
+    roots : sequence of ndarray or None
+        ``L`` with ``K = L L'`` for each component (None for the identity).
+    cov : Covariances
+        Of `rows`, in the basis of `residual`.
+    rows : ndarray of int, shape (n_s,)
+    residual : ndarray, shape (c, n_s)
+        What the random effects and the residual add up to.
+    points : ndarray of int, shape (c,)
+    prec : ndarray, shape (c,)
+    rng : Generator
+
+    Returns
+    -------
+    list of ndarray, one (c, r_m) for each component.
+    """
+    sd = 1.0 / np.sqrt(prec)[:, None]
+    shares = problem.grid.shares[points]
+    effects, on_rows = [], np.zeros((len(points), problem.n))
+    for m, (component, root) in enumerate(zip(problem.components, roots, strict=True)):
+        effect = rng.standard_normal((len(points), component.Z.shape[1]))
+        if root is not None:
+            effect = effect @ root.T
+        effect *= np.sqrt(shares[:, m])[:, None] * sd
+        on_rows += effect @ component.Z.T
+        effects.append(effect)
+    noise = rng.standard_normal(residual.shape) * np.sqrt(cov.residual_share[points])[:, None] * sd
+    missed = residual - noise - problem.rotation.forward(on_rows[:, rows])
+    alpha = np.zeros_like(on_rows)
+    alpha[:, rows] = problem.rotation.back(cov.solve(missed, points))
+    for m, (component, effect) in enumerate(zip(problem.components, effects, strict=True)):
+        effect += shares[:, m][:, None] * component.levels_from_rows(alpha)
+    return effects
+
+
+def _members(cov: Covariances, shared: Regressors, g: np.ndarray) -> Sequence[tuple[int, slice | np.ndarray]]:
+    """Traits of a block by basis; a slice (no copies) when there is one."""
+    if len(shared.by_basis) == 1:
+        return [(next(iter(shared.by_basis)), slice(None))]
+    bases = cov.basis[g]
+    return [(a, np.flatnonzero(bases == a)) for a in shared.by_basis if np.any(bases == a)]

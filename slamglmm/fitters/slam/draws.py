@@ -1,0 +1,240 @@
+"""What is kept of a chain: draws of the small quantities, running means of the large ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...linalg.rotation import symmetric_eigen
+from .blocks import draw_effects
+from .problem import Problem, TraitGroup
+from .state import State
+
+# Kept draw by draw, on the scale of the data, traits in the user's order. "U", "G" and "R" only when asked for.
+DRAWN = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U", "G", "R")
+# Posterior means gathered as the chain goes.
+MEANS = ("U_mean", "Eta_mean")
+STORABLE = (*DRAWN, *MEANS)
+DEFAULT_STORE = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U_mean", "Eta_mean")
+
+
+@dataclass
+class Snapshot:
+    """The current state on the scale of the data; each quantity is computed when first asked for."""
+
+    problem: Problem
+    state: State
+    loadings: np.ndarray = field(init=False)
+    residual_var: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        problem, state = self.problem, self.state
+        scale = problem.scale[problem.order]
+        self.loadings = (state.coef[:, problem.b :] / np.sqrt(state.kappa)) * scale[:, None]
+        self.residual_var = scale**2 / state.tau
+
+    def _user_order(self, values: np.ndarray) -> np.ndarray:
+        out = np.empty_like(values)
+        out[..., self.problem.order] = values
+        return out
+
+    def Lambda(self) -> np.ndarray:
+        """Loadings of unit-variance factors, shape (k, p)."""
+        return self._user_order(self.loadings.T)
+
+    def h2_factor(self) -> np.ndarray:
+        """Variance shares of the factors, shape (n_components, k)."""
+        return self.problem.grid.shares[self.state.gamma].T
+
+    def h2_residual(self) -> np.ndarray:
+        """Variance shares of the trait-specific part, shape (n_components, p)."""
+        return self._user_order(self.problem.grid.shares[self.state.g].T)
+
+    def residual_variance(self) -> np.ndarray:
+        """Variance of the trait-specific part, all shares together, shape (p,)."""
+        return self._user_order(self.residual_var)
+
+    def h2(self) -> np.ndarray:
+        """Share of each random effect in the variance of a trait, shape (n_components, p)."""
+        squared = self.loadings**2
+        total = squared.sum(axis=1) + self.residual_var
+        from_factors = squared @ self.problem.grid.shares[self.state.gamma]
+        own = self.problem.grid.shares[self.state.g] * self.residual_var[:, None]
+        return self._user_order(((from_factors + own) / total[:, None]).T)
+
+    def B(self) -> np.ndarray:
+        """Fixed effects, shape (b, p)."""
+        problem = self.problem
+        scaled = self._user_order(self.state.coef[:, : problem.b].T) * problem.scale
+        return scaled + np.outer(problem.center_coef, problem.center)
+
+    def covariances(self) -> np.ndarray:
+        """Covariance among traits of each random effect, then of the residual, shape (n_components + 1, p, p)."""
+        grid = self.problem.grid
+        factor = np.column_stack((grid.shares, grid.residual_share))[self.state.gamma]
+        own = np.column_stack((grid.shares, grid.residual_share))[self.state.g] * self.residual_var[:, None]
+        out = np.empty((factor.shape[1], self.problem.p, self.problem.p))
+        order = self.problem.order
+        for m in range(len(out)):
+            matrix = (self.loadings * factor[:, m]) @ self.loadings.T
+            matrix[np.diag_indices(len(matrix))] += own[:, m]
+            out[np.ix_([m], order, order)] = matrix
+        return out
+
+
+class EffectSampler:
+    """Draws of all random effects, factor part included; keeps the roots of K."""
+
+    def __init__(self, problem: Problem):
+        self.roots: list[np.ndarray | None] = []
+        for component in problem.components:
+            if component.K is None:
+                self.roots.append(None)
+                continue
+            K = component.K if isinstance(component.K, np.ndarray) else component.K.toarray()
+            values, vectors = symmetric_eigen(K)
+            self.roots.append(vectors * np.sqrt(values))
+
+    def __call__(self, problem: Problem, state: State) -> list[np.ndarray]:
+        """``U_R + U_F Lambda`` of each component, shape (r_m, p), on the scale of the data."""
+        rng, b = state.streams.common, problem.b
+        design = np.concatenate((problem.x, state.factors))
+        factor_effects = draw_effects(
+            problem, self.roots, problem.factor_cov, np.arange(problem.n), state.factors, state.gamma, state.kappa, rng
+        )
+        totals = [effect.T @ state.coef[:, b:].T for effect in factor_effects]
+        for group in problem.groups:
+            members = group.traits
+            residual = state.y[members][:, group.rows] - state.coef[members] @ design[:, group.rows]
+            own = draw_effects(
+                problem, self.roots, group.cov, group.rows, residual, state.g[members], state.tau[members], rng
+            )
+            for total, effect in zip(totals, own, strict=True):
+                total[:, members] += effect.T
+        out = []
+        for total in totals:
+            ordered = np.empty_like(total)
+            ordered[:, problem.order] = total
+            out.append(ordered * problem.scale)
+        return out
+
+
+class DrawBuffer:
+    """Arrays that hold the draws named in ``store``."""
+
+    def __init__(self, problem: Problem, store: tuple[str, ...], n_draws: int):
+        self.values: dict[str, np.ndarray] = {}
+        self.n = 0
+        self._n_draws = n_draws
+        self._readers: dict[str, Callable[[Snapshot], np.ndarray]] = {
+            "h2": Snapshot.h2,
+            "h2_factor": Snapshot.h2_factor,
+            "Lambda": Snapshot.Lambda,
+            "residual_var": Snapshot.residual_variance,
+            "h2_residual": Snapshot.h2_residual,
+            "B": Snapshot.B,
+        }
+        self._store = store
+        self._effects = EffectSampler(problem) if "U" in store else None
+
+    def add(self, problem: Problem, state: State) -> None:
+        """Keep the current state."""
+        snapshot = Snapshot(problem, state)
+        for name, read in self._readers.items():
+            if name in self._store:
+                self._put(name, read(snapshot))
+        if "G" in self._store or "R" in self._store:
+            covariances = snapshot.covariances()
+            if "G" in self._store:
+                self._put("G", covariances[:-1])
+            if "R" in self._store:
+                self._put("R", covariances[-1])
+        if self._effects is not None:
+            for component, effects in zip(problem.components, self._effects(problem, state), strict=True):
+                self._put(f"U_{component.label}", effects)
+        self.n += 1
+
+    def _put(self, name: str, value: np.ndarray) -> None:
+        if name not in self.values:
+            self.values[name] = np.empty((self._n_draws, *value.shape))
+        self.values[name][self.n] = value
+
+    def drawn(self) -> dict[str, np.ndarray]:
+        """The draws so far."""
+        return {name: values[: self.n] for name, values in self.values.items()}
+
+
+class RunningMeans:
+    """Sums of conditional means of U and of the fitted values, in the basis of the chain; eq. SLAM-22.
+
+    ``E[U_m | rest] = K_m Z_m' alpha_m`` with ``alpha_m = h_m V^-1 e`` (plus the factors' part), so only ``alpha`` is
+    summed and the levels are computed once, at the end.
+    """
+
+    def __init__(self, problem: Problem):
+        p, n, n_components = problem.p, problem.n, len(problem.components)
+        self.n = 0
+        self.eta = np.zeros((p, n))
+        self.alpha = np.zeros((n_components, p, n))
+        # With U in the chain a trait's own part is needed apart, for rows where the trait is not kept.
+        self.own = None if problem.collapsed else np.zeros((n_components, p, n))
+        self._solved_factors = np.zeros((0, n))
+
+    def start_draw(self, problem: Problem, state: State) -> None:
+        """Prepare the factors' part, shared by all blocks."""
+        self._solved_factors = problem.factor_cov.solve(state.factors, state.gamma)
+        self.n += 1
+
+    def add_block(
+        self,
+        problem: Problem,
+        group: TraitGroup,
+        state: State,
+        block: slice,
+        residual: np.ndarray,
+        old_points: np.ndarray,
+    ) -> None:
+        """Add one block of traits (blocks never overlap, so threads do not meet here)."""
+        cov, grid, g, b = group.cov, problem.grid, state.g[block], problem.b
+        if problem.collapsed:
+            solved = cov.weights[g] * residual
+            eta = self.eta[block]
+            eta += state.y[block]
+            eta -= cov.residual_share[g][:, None] * solved
+        else:
+            if len(cov.rotations) > 1:
+                residual = cov.coordinates(cov.from_coordinates(residual, old_points), g)
+            solved = cov.from_coordinates(residual * cov.weights[g], g)
+            self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
+        for m in range(len(problem.components)):
+            shares = grid.shares[g, m][:, None]
+            alpha = self.alpha[m, block]
+            alpha += (state.coef[block, b:] * grid.shares[state.gamma, m]) @ self._solved_factors
+            if self.own is None:
+                alpha += shares * solved
+            else:
+                self.own[m, block][:, group.rows] += shares * solved
+
+    def effects(self, problem: Problem) -> list[np.ndarray]:
+        """Posterior mean of the effects of each component, shape (r_m, p), on the scale of the data."""
+        alpha = self.alpha if self.own is None else self.alpha + self.own
+        return [
+            self._to_user(problem, component.levels_from_rows(problem.rotation.back(alpha[m] / max(self.n, 1)))).T
+            for m, component in enumerate(problem.components)
+        ]
+
+    def fitted(self, problem: Problem) -> np.ndarray:
+        """Posterior mean of ``XB + F Lambda + Z U_R`` on rows with data, shape (n, p), on the scale of the data."""
+        eta = problem.rotation.back(self.eta / max(self.n, 1))
+        if self.own is not None:
+            for m, component in enumerate(problem.components):
+                eta += component.levels_from_rows(self.own[m] / max(self.n, 1)) @ component.Z.T
+        return (self._to_user(problem, eta) + problem.center[:, None]).T
+
+    @staticmethod
+    def _to_user(problem: Problem, values: np.ndarray) -> np.ndarray:
+        out = np.empty_like(values)
+        out[problem.order] = values
+        return out * problem.scale[:, None]

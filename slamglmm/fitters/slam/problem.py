@@ -1,0 +1,467 @@
+"""From a Design to the arrays the sampler works on: scaling, components, grid, row groups."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse as sp
+
+from ...design.design import Design
+from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortlist
+from ...linalg.covariances import Covariances, build_covariances
+from ...linalg.rotation import Rotation, joint_eigenbasis
+from ...linalg.threads import BLOCK, blocks, single_threaded_blas
+from ...links import LINKS, Link
+from ...priors import Priors, ShareGrid, prior_masses, share_grid
+
+# Distinct missing patterns keep their own eigenbases within these bounds; beyond, patterns share rows and cells are
+# imputed.
+PATTERN_BYTES = 2**30
+PATTERN_FLOPS = 1e12
+# A total share of one needs covariances that stay invertible without the residual.
+MIN_RELATIVE_EIGENVALUE = 1e-3
+
+
+@dataclass(frozen=True)
+class Component:
+    """One variance share: a column of a random term.
+
+    Attributes
+    ----------
+    label : str
+        ``"g"`` for an intercept, ``"x|g"`` for a slope.
+    term : int
+        Position of its term in the design.
+    Z : scipy CSR, shape (n, r)
+        Rows with data only.
+    K : ndarray or scipy sparse, shape (r, r), or None
+    """
+
+    label: str
+    term: int
+    Z: sp.csr_array
+    K: np.ndarray | sp.csr_array | None
+
+    def kernel(self) -> np.ndarray:
+        """``Z K Z'``, shape (n, n)."""
+        ZK = self.Z if self.K is None else self.Z @ self.K
+        product = ZK @ self.Z.T
+        dense = product.toarray() if sp.issparse(product) else np.asarray(product)
+        return 0.5 * (dense + dense.T)
+
+    def levels_from_rows(self, alpha: np.ndarray) -> np.ndarray:
+        """``K Z' alpha`` for each row of ``alpha`` (c, n), shape (c, r)."""
+        by_level = np.asarray(alpha @ self.Z)
+        return by_level if self.K is None else np.asarray(by_level @ self.K)
+
+
+@dataclass(frozen=True)
+class TraitGroup:
+    """Traits that share the rows they are kept on.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (n_s,)
+    traits : slice
+        Positions in the problem's trait order.
+    cov : Covariances
+        Of these rows.
+    estimable : ndarray of bool, shape (b,)
+        Fixed-effect columns that these rows can tell apart; the others are held at zero.
+    imputed : ndarray of bool, shape (traits, n_s)
+        Cells to draw.
+    blocks : tuple of slice
+        Blocks of traits, each with its own random stream.
+    """
+
+    rows: np.ndarray
+    traits: slice
+    cov: Covariances
+    estimable: np.ndarray
+    imputed: np.ndarray
+    blocks: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything the sampler needs and never changes; traits in the order of the groups.
+
+    Attributes
+    ----------
+    y : ndarray, shape (p, n)
+        Centred, scaled responses (rotated if `collapsed`); start values in missing cells.
+    x : ndarray, shape (b, n)
+        Fixed-effect columns (rotated if `collapsed`).
+    order : ndarray of int, shape (p,)
+        Trait of the design at each position.
+    center, scale : ndarray, shape (p,)
+        ``response = center + scale * y``.
+    center_coef : ndarray, shape (b,)
+        Coefficients with ``X center_coef = 1`` (zeros when the columns of X do not span the constant).
+    active : ndarray of int
+        Rows of the design with any data.
+    collapsed : bool
+        Whether U is integrated out of the factor step: complete data and one common basis.
+    rotation : Rotation
+        Basis of `y`, `x` and the factors (identity unless `collapsed`).
+    factor_cov : Covariances
+        Of all active rows.
+    row_pattern : ndarray of int, shape (n,)
+        Which groups keep a row, as a row of `pattern_groups` (bool, patterns × groups).
+    notes : tuple of str
+        One line for each choice made on the user's behalf.
+    """
+
+    y: np.ndarray
+    x: np.ndarray
+    order: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+    center_coef: np.ndarray
+    active: np.ndarray
+    components: tuple[Component, ...]
+    grid: ShareGrid
+    log_prior_traits: np.ndarray
+    log_prior_factors: np.ndarray
+    groups: tuple[TraitGroup, ...]
+    factor_cov: Covariances
+    collapsed: bool
+    rotation: Rotation
+    row_pattern: np.ndarray
+    pattern_groups: np.ndarray
+    n_factors: int
+    priors: Priors
+    link: Link
+    row_blocks: tuple[slice, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def p(self) -> int:
+        """Number of traits."""
+        return self.y.shape[0]
+
+    @property
+    def n(self) -> int:
+        """Number of rows with data."""
+        return self.y.shape[1]
+
+    @property
+    def b(self) -> int:
+        """Number of fixed-effect columns."""
+        return self.x.shape[0]
+
+    @property
+    def impute(self) -> bool:
+        """Whether any cell has to be drawn."""
+        return any(group.imputed.any() for group in self.groups)
+
+
+def default_n_factors(n: int, p: int) -> int:
+    """``min(n - 1, p, 15 + p // 50)``, at most 100."""
+    return max(0, min(n - 1, p, 15 + p // 50, 100))
+
+
+def build_problem(
+    design: Design, priors: Priors, n_factors: int | None, h2_grid: int, link: str | Link = "identity"
+) -> Problem:
+    """Check a design and lay it out for the sampler.
+
+    Raises
+    ------
+    DataError
+        No responses, a constant trait, collinear fixed effects, a group with one level, a random term that cannot be
+        told from the residual.
+    OptionError
+        ``n_factors``, ``h2_grid`` or ``link`` out of range.
+    """
+    if design.Y is None:
+        raise DataError("slam() needs responses: write them left of '~' or pass Y= (rows of the frame × traits).")
+    if not isinstance(h2_grid, int | np.integer) or h2_grid < 2:
+        raise OptionError(f"h2_grid={h2_grid!r}: expected an integer of at least 2, the number of steps from 0 to 1.")
+    link = _resolve_link(link)
+    responses = design.Y.to_numpy(dtype=float)
+    if design.offset is not None:
+        responses = responses - design.offset[:, None]
+    observed_all = ~np.isnan(responses)
+    active = np.flatnonzero(observed_all.any(axis=1))
+    notes = []
+    if len(active) < len(responses):
+        silent = design.X.index[~observed_all.any(axis=1)]
+        notes.append(f"{len(silent)} row(s) have no observed trait and are predicted only: {shortlist(silent)}")
+    Y = np.ascontiguousarray(responses[active].T)
+    observed = ~np.isnan(Y)
+    x = np.ascontiguousarray(design.X.to_numpy(dtype=float)[active].T)
+    p, n = Y.shape
+    k = default_n_factors(n, p) if n_factors is None else n_factors
+    if not isinstance(k, int | np.integer) or not 0 <= k <= min(n, p):
+        raise OptionError(
+            f"n_factors={n_factors!r}: expected an integer from 0 to min(rows with data, traits) = {min(n, p)}."
+        )
+    _check_collinear(x, list(design.X.columns))
+    components = _components(design, active)
+    center, scale, center_coef = _scaling(Y, x, list(design.traits))
+    Y = (Y - center[:, None]) / scale[:, None]
+
+    with single_threaded_blas():
+        kernels = [component.kernel() for component in components]
+        _check_kernels(components, kernels)
+        complete = bool(observed.all())
+        joint = joint_eigenbasis(kernels) if kernels and complete else None
+        collapsed = complete and (joint is not None or not kernels)
+        include_one = collapsed and _stays_invertible(joint)
+        grid = share_grid(len(components), int(h2_grid), include_one)
+        if len(components) == 1 and not include_one:
+            reason = "Z K Z' is singular" if collapsed else "the random effects are part of the chain"
+            notes.append(f"h2 = 1 is not on the grid ({reason}); the last point is {grid.shares.max():.3g}")
+        factor_cov = _covariances(kernels, grid, n, joint)
+        patterns = (
+            [(np.ones(n, dtype=bool), np.arange(p))]
+            if complete
+            else group_patterns(observed, max(1, len(grid.directions) if factor_cov.kind == "rays" else 1))
+        )
+        order = np.concatenate([traits for _, traits in patterns])
+        groups, start = [], 0
+        for mask, traits in patterns:
+            rows = np.flatnonzero(mask)
+            whole = len(rows) == n
+            cov = (
+                factor_cov if whole else _covariances([kernel[np.ix_(rows, rows)] for kernel in kernels], grid, len(rows))
+            )
+            members = slice(start, start + len(traits))
+            groups.append(
+                TraitGroup(
+                    rows,
+                    members,
+                    cov.rotated() if collapsed else cov,
+                    _estimable(x[:, rows]),
+                    ~observed[np.ix_(traits, rows)],
+                    tuple(slice(start + s.start, start + s.stop) for s in blocks(len(traits), BLOCK)),
+                )
+            )
+            start = members.stop
+        y = link.start(np.where(observed, Y, np.nan))[order]
+        rotation = factor_cov.rotations[0] if collapsed else Rotation()
+        notes += _describe_groups(groups, factor_cov, design, order, len(components))
+        membership = np.zeros((n, len(groups)), dtype=bool)
+        for s, group in enumerate(groups):
+            membership[group.rows, s] = True
+        pattern_groups, row_pattern = np.unique(membership, axis=0, return_inverse=True)
+        with np.errstate(divide="ignore"):
+            log_prior_traits = np.log(prior_masses(priors.h2, grid, "h2"))
+            log_prior_factors = np.log(prior_masses(priors.h2_factors, grid, "h2_factors"))
+        return Problem(
+            y=rotation.forward(y),
+            x=rotation.forward(x),
+            order=order,
+            center=center,
+            scale=scale,
+            center_coef=center_coef,
+            active=active,
+            components=components,
+            grid=grid,
+            log_prior_traits=log_prior_traits,
+            log_prior_factors=log_prior_factors,
+            groups=tuple(groups),
+            factor_cov=factor_cov.rotated() if collapsed else factor_cov,
+            collapsed=collapsed,
+            rotation=rotation,
+            row_pattern=row_pattern.reshape(-1).astype(np.intp),
+            pattern_groups=pattern_groups,
+            n_factors=int(k),
+            priors=priors,
+            link=link,
+            row_blocks=tuple(blocks(n, BLOCK)),
+            notes=tuple(notes),
+        )
+
+
+def _covariances(
+    kernels: Sequence[np.ndarray], grid: ShareGrid, n: int, joint: tuple[np.ndarray, np.ndarray] | None = None
+) -> Covariances:
+    return build_covariances(kernels, grid.shares, grid.ray, grid.directions, n, joint)
+
+
+def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Groups of traits that share kept rows, as (row mask, traits).
+
+    Every distinct missing pattern is its own group while eigenbases fit the budget. Beyond it, the patterns of most
+    traits keep theirs, and each other trait joins the kept pattern (or all rows) that covers its rows with the fewest
+    cells to impute.
+
+    Parameters
+    ----------
+    observed : ndarray of bool, shape (p, n)
+    n_bases : int
+        Eigenbases for each group.
+    """
+    p, n = observed.shape
+    by_pattern: dict[bytes, list[int]] = {}
+    for j in range(p):
+        by_pattern.setdefault(np.packbits(observed[j]).tobytes(), []).append(j)
+    candidates = sorted(by_pattern.values(), key=lambda traits: (-len(traits), traits[0]))
+    kept: list[tuple[np.ndarray, list[int]]] = []
+    left_over: list[int] = []
+    everything = np.ones(n, dtype=bool)
+    bytes_used, flops = 8.0 * n * n * n_bases, 9.0 * n**3 * n_bases
+    for traits in candidates:
+        mask = observed[traits[0]]
+        size = int(mask.sum())
+        more_bytes, more_flops = 8.0 * size * size * n_bases, 9.0 * size**3 * n_bases
+        if size == n or (bytes_used + more_bytes <= PATTERN_BYTES and flops + more_flops <= PATTERN_FLOPS):
+            kept.append((mask, list(traits)))
+            bytes_used, flops = bytes_used + more_bytes, flops + more_flops
+        else:
+            left_over.extend(traits)
+    if left_over:
+        if not any(mask.all() for mask, _ in kept):
+            kept.append((everything, []))
+        for j in left_over:
+            covering = [group for group in kept if not np.any(observed[j] & ~group[0])]
+            min(covering, key=lambda group: int(group[0].sum()))[1].append(j)
+    return [(mask, np.array(traits)) for mask, traits in kept if traits]
+
+
+def _resolve_link(link: str | Link) -> Link:
+    if isinstance(link, str):
+        if link not in LINKS:
+            raise OptionError(f"link={link!r}: unknown link. Choose one of {', '.join(map(repr, LINKS))}.")
+        return LINKS[link]()
+    return link
+
+
+def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:
+    components = []
+    for t, term in enumerate(design.terms):
+        group = term.label.split("|")[-1]
+        if len(np.unique(term.codes[active])) < 2:
+            raise DataError(
+                f"random term '{term.label}' has a single level ({shortlist(term.levels[np.unique(term.codes[active])])})"
+                " in the rows with data: its variance cannot be estimated. Leave the term out."
+            )
+        for c, effect in enumerate(term.effects):
+            label = term.label if len(term.effects) == 1 else group if effect == "Intercept" else f"{effect}|{group}"
+            rows = np.arange(len(active))
+            Z = sp.csr_array(
+                (term.M[active, c], (rows, term.codes[active])), shape=(len(active), len(term.levels)), dtype=float
+            )
+            components.append(Component(label, t, Z, term.K))
+    return tuple(components)
+
+
+def _check_kernels(components: Sequence[Component], kernels: Sequence[np.ndarray]) -> None:
+    for component, kernel in zip(components, kernels, strict=True):
+        diagonal = np.diag(kernel)
+        mean = diagonal.mean()
+        if mean <= 0:
+            raise DataError(f"random term '{component.label}': Z K Z' is zero on the rows with data.")
+        if np.abs(kernel - mean * np.eye(len(kernel))).max() <= 1e-8 * mean:
+            raise DataError(
+                f"random term '{component.label}' has one record for each level and no relationships between levels, so "
+                "it cannot be told from the residual (its h2 would only repeat the prior). Pass a relationship matrix, "
+                f"relmat={{'{component.label}': K}}, for example K = slamglmm.kinship(markers), or leave the term out."
+            )
+        if component.K is not None and not 0.8 <= mean <= 1.25:
+            warnings.warn(
+                f"relmat for '{component.label}': mean diagonal of Z K Z' is {mean:.3g}. K is used as given, so h2 is the "
+                "share at one unit of K, not at the average individual; divide K by this number if you want the latter.",
+                ScaleWarning,
+                stacklevel=2,
+            )
+
+
+def _stays_invertible(joint: tuple[np.ndarray, np.ndarray] | None) -> bool:
+    if joint is None:
+        return False
+    values, _ = joint
+    return bool(np.all(values.min(axis=1) >= MIN_RELATIVE_EIGENVALUE * values.mean(axis=1)))
+
+
+def _check_collinear(x: np.ndarray, names: list[str]) -> None:
+    norms = np.linalg.norm(x, axis=1)
+    for i in range(len(x)):
+        if norms[i] == 0:
+            raise DataError(f"fixed-effect column '{names[i]}' is zero in every row with data. Leave it out.")
+    estimable = _estimable(x)
+    if estimable.all():
+        return
+    bad = int(np.flatnonzero(~estimable)[0])
+    before = [i for i in range(bad) if estimable[i]]
+    weights, *_ = np.linalg.lstsq(x[before].T, x[bad], rcond=None)
+    partners = [
+        names[i]
+        for i, w in zip(before, weights, strict=True)
+        if abs(w) * norms[i] > 1e-6 * norms[bad]
+    ]
+    raise DataError(
+        f"fixed effects are collinear: '{names[bad]}' is a combination of {shortlist(partners)}. "
+        "Their effects cannot be told apart; leave one out."
+    )
+
+
+def _estimable(x: np.ndarray) -> np.ndarray:
+    """Columns (rows of ``x``) that are not combinations of earlier ones, shape (b,)."""
+    kept: list[np.ndarray] = []
+    estimable = np.zeros(len(x), dtype=bool)
+    for i, column in enumerate(x):
+        rest = column.copy()
+        for _ in range(2):  # once more against rounding
+            for q in kept:
+                rest -= (q @ rest) * q
+        norm = np.linalg.norm(rest)
+        if norm > 1e-9 * np.linalg.norm(column) and norm > 0:
+            estimable[i] = True
+            kept.append(rest / norm)
+    return estimable
+
+
+def _scaling(Y: np.ndarray, x: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre and scale of each trait over its observed cells, and how the centre goes back into B."""
+    few = np.sum(~np.isnan(Y), axis=1) < 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=RuntimeWarning)
+        center, scale = np.nanmean(Y, axis=1), np.nanstd(Y, axis=1, ddof=1)
+    constant = few | ~(scale > 1e-12 * np.maximum(np.abs(center), np.finfo(float).tiny))
+    if constant.any():
+        raise DataError(
+            f"trait(s) {shortlist(np.array(names)[constant])} are constant over their observed rows. Leave them out."
+        )
+    one = np.ones(x.shape[1])
+    coef = np.linalg.lstsq(x.T, one, rcond=None)[0] if len(x) else np.zeros(0)
+    if len(x) == 0 or np.abs(coef @ x - one).max() > 1e-8:
+        # Without the constant among the fixed effects, centring would change the model.
+        return np.zeros(len(Y)), scale, np.zeros(len(x))
+    coef[np.abs(coef) < 1e-10] = 0.0
+    return center, scale, coef
+
+
+def _describe_groups(
+    groups: Sequence[TraitGroup], cov: Covariances, design: Design, order: np.ndarray, n_effects: int
+) -> list[str]:
+    lines = []
+    if n_effects > 1:
+        how = {
+            "diagonal": "they commute, so one rotation serves all",
+            "rays": f"they do not commute: one eigenbasis for each of {len(cov.rotations)} directions, joint rank {cov.rank}",
+        }[cov.kind]
+        lines.append(f"{n_effects} variance shares; {how}")
+    n_imputed = sum(int(group.imputed.sum()) for group in groups)
+    n_rows = max(len(group.rows) for group in groups)
+    if len(groups) > 1 or n_imputed or n_rows < cov.n:
+        memory = sum(group.cov.nbytes for group in groups) / 2**20
+        lines.append(
+            f"missing cells: {len(groups)} group(s) of traits with common rows ({memory:.0f} MiB); "
+            f"{n_imputed} cell(s) inside them are drawn, the others are integrated out"
+        )
+    columns = list(design.X.columns)
+    aliased = [(j, c) for group in groups for j in range(group.traits.start, group.traits.stop) for c in np.flatnonzero(~group.estimable)]
+    if aliased:
+        j, c = aliased[0]
+        lines.append(
+            f"{len(aliased)} fixed effect(s) cannot be estimated from a trait's own rows and are held at zero "
+            f"(first: '{columns[c]}' on '{design.traits[order[j]]}')"
+        )
+        warnings.warn(lines[-1], SlamWarning, stacklevel=3)
+    return lines

@@ -1,0 +1,107 @@
+"""The sampler's state: everything a chain needs to go on, and its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from ...linalg.threads import single_threaded_blas
+from ...priors import LoadingScales
+from .problem import Problem
+
+
+@dataclass
+class Streams:
+    """Random streams: one for each fixed block of traits and of rows, so that threads cannot change a draw."""
+
+    common: np.random.Generator
+    traits: list[np.random.Generator]
+    rows: list[np.random.Generator]
+
+    @classmethod
+    def spawn(cls, seed: np.random.SeedSequence, n_trait_blocks: int, n_row_blocks: int) -> Streams:
+        """Independent streams from one seed."""
+        generators = [np.random.default_rng(s) for s in seed.spawn(1 + n_trait_blocks + n_row_blocks)]
+        return cls(generators[0], generators[1 : 1 + n_trait_blocks], generators[1 + n_trait_blocks :])
+
+
+@dataclass
+class State:
+    """State of one chain, trait-major, in the problem's trait order and basis.
+
+    Attributes
+    ----------
+    y : ndarray, shape (p, n)
+        Latent traits (the problem's own array when nothing is imputed).
+    coef : ndarray, shape (p, b + k)
+        Fixed effects and loadings of each trait.
+    tau : ndarray, shape (p,)
+        Total residual precision of each trait.
+    g : ndarray of int, shape (p,)
+        Grid point of each trait.
+    factors : ndarray, shape (k, n)
+    kappa : ndarray, shape (k,)
+        Working precision of each factor.
+    gamma : ndarray of int, shape (k,)
+        Grid point of each factor.
+    scales : LoadingScales
+    weighted : ndarray, shape (p, n)
+        ``tau V^-1 (y - XB)``, or ``omega (y - XB - ZU)`` when U is part of the chain: what the factor step sums.
+    random : ndarray, shape (p, n), or None
+        ``Z U_R`` when U is part of the chain.
+    streams : Streams
+    iteration : int
+    """
+
+    y: np.ndarray
+    coef: np.ndarray
+    tau: np.ndarray
+    g: np.ndarray
+    factors: np.ndarray
+    kappa: np.ndarray
+    gamma: np.ndarray
+    scales: LoadingScales
+    weighted: np.ndarray
+    random: np.ndarray | None
+    streams: Streams
+    iteration: int = 0
+
+
+def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
+    """State near the mode: leading singular vectors as factors, shares of variance drawn from their priors.
+
+    Noise on the factors and the random shares give each chain its own start.
+    """
+    p, n, b, k = problem.p, problem.n, problem.b, problem.n_factors
+    streams = Streams.spawn(seed, sum(len(group.blocks) for group in problem.groups), len(problem.row_blocks))
+    rng = streams.common
+    y = problem.y.copy() if problem.impute else problem.y
+    with single_threaded_blas():
+        B = np.linalg.lstsq(problem.x.T, y.T, rcond=None)[0].T if b else np.zeros((p, 0))
+        rest = y - B @ problem.x
+        if p <= n:
+            _, vectors = scipy.linalg.eigh(rest @ rest.T, subset_by_index=[p - k, p - 1]) if k else (None, np.zeros((p, 0)))
+            factors = vectors[:, ::-1].T @ rest
+        else:
+            _, vectors = scipy.linalg.eigh(rest.T @ rest, subset_by_index=[n - k, n - 1]) if k else (None, np.zeros((n, 0)))
+            factors = vectors[:, ::-1].T.copy()
+        factors *= np.sqrt(n) / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-8)
+        loadings = rest @ factors.T / n
+        rest_var = np.mean((rest - loadings @ factors) ** 2, axis=1)
+    factors = factors + 0.3 * rng.standard_normal((k, n))
+    n_points = len(problem.grid.cell)
+    return State(
+        y=y,
+        coef=np.ascontiguousarray(np.concatenate((B, loadings), axis=1)),
+        tau=1.0 / (rest_var + 0.05),
+        g=rng.choice(n_points, p, p=np.exp(problem.log_prior_traits)).astype(np.intp),
+        factors=np.ascontiguousarray(factors),
+        kappa=np.ones(k),
+        gamma=rng.choice(n_points, k, p=np.exp(problem.log_prior_factors)).astype(np.intp),
+        scales=problem.priors.loadings_prior.start(p, k, n),
+        weighted=np.zeros((p, n)),
+        random=None if problem.collapsed else np.zeros((p, n)),
+        streams=streams,
+    )

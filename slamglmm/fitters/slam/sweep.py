@@ -1,0 +1,56 @@
+"""One iteration: the full conditionals in their order.
+
+U is integrated out of every trait and factor step, so an order that draws ``Z U`` after the shares and uses it before
+the next loadings step is a valid partially collapsed Gibbs sampler (van Dyk & Park 2008, JASA 103:790).
+"""
+
+from __future__ import annotations
+
+from ...linalg.threads import BlockPool
+from . import blocks as draw
+from .draws import RunningMeans
+from .problem import Problem
+from .state import State
+
+
+def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans | None = None) -> None:
+    """Move a chain by one iteration, in place; add to the running means if any are given."""
+    rng = state.streams.common
+    b, k = problem.b, problem.n_factors
+    if running is not None:
+        running.start_draw(problem, state)
+    first_stream = 0
+    for group in problem.groups:
+        shared = draw.prepare_regressors(problem, group, state, pool)
+        streams = state.streams.traits[first_stream : first_stream + len(group.blocks)]
+        first_stream += len(group.blocks)
+
+        def draw_block(i: int, group=group, shared=shared, streams=streams) -> None:  # type: ignore[no-untyped-def]
+            block, stream = group.blocks[i], streams[i]
+            residual, fixed_residual = draw.draw_loadings(problem, group, shared, state, block, stream)
+            old_points = state.g[block].copy()
+            draw.draw_trait_shares(problem, group, state, block, residual, stream)
+            draw.draw_local_scales(problem, state, block, stream)
+            if problem.collapsed:
+                draw.weigh_collapsed(problem, group, state, block, fixed_residual)
+            else:
+                draw.weigh_given_random(problem, group, state, block, residual, old_points, stream)
+            if running is not None:
+                running.add_block(problem, group, state, block, residual, old_points)
+
+        pool.run(draw_block, range(len(group.blocks)))
+    if k:
+        draw.draw_factor_shares(problem, state, rng)
+        random = None
+        if not problem.collapsed:
+            cov = problem.factor_cov
+            coordinates = cov.coordinates(state.factors, state.gamma)
+            random = draw.draw_random_rows(cov, coordinates, state.gamma, state.kappa, rng)
+        draw.draw_factors(problem, state, random, pool)
+        q = draw.loading_sums(state, b)
+        draw.move_scales(problem, state, q, rng)
+        draw.swap_neighbours(problem, state, q, rng)
+        problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, rng)
+    if problem.impute:
+        draw.draw_missing(problem, state, rng)
+    state.iteration += 1
