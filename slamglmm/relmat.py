@@ -7,6 +7,7 @@ Whatever the source, a fitter sees a `Relmat`: labels, a symmetric positive semi
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,10 +22,10 @@ from scipy.sparse import linalg as sparse_linalg
 
 from .errors import PedigreeError, RelmatError, SlamWarning, shortlist
 
-# Both are relative to the largest entry; the second also grows with the size of the matrix, because
-# so do the rounding errors of a kinship of rank n - 1 whose smallest eigenvalue is zero in theory.
+# Both are relative to the largest entry. The second is multiplied by the number of rows: a kinship of rank n - 1
+# has an eigenvalue of zero in theory, and one written to a file with six digits must still pass.
 ASYMMETRY_TOLERANCE = 1e-8
-INDEFINITE_TOLERANCE = 1e-8
+INDEFINITE_TOLERANCE = 1e-7
 
 # Largest connected block of a sparse matrix that is factorised as a dense one.
 DENSE_BLOCK = 2000
@@ -168,8 +169,9 @@ def as_relmat(value: Any, name: str = "") -> Relmat:
     elif isinstance(value, tuple) and len(value) == 2:
         labels, matrix = _from_pair(value, called)
     else:
+        kind = f"{type(value).__module__.split('.')[0]}.{type(value).__name__}".removeprefix("builtins.")
         raise RelmatError(
-            f"{called} is unlabelled (a {type(value).__name__}), so its rows cannot be matched to levels. "
+            f"{called} is unlabelled (a {kind}), so its rows cannot be matched to levels. "
             "Give a pandas DataFrame with the labels as index and columns, or a tuple (matrix, labels)."
         )
     return Relmat(labels, _checked(matrix, labels, called), name)
@@ -282,7 +284,7 @@ def _negative_eigenvalue(matrix: Any, tolerance: float) -> float | None:
     order = np.argsort(block_of, kind="stable")
     sizes = np.bincount(block_of, minlength=n_blocks)
     ends = np.cumsum(sizes)
-    found = [float(matrix.diagonal().min(initial=0.0))]  # enough for blocks of one; a bound for the others
+    found = [float(matrix.diagonal().min(initial=0.0))]  # all there is to know of blocks of one
     for size, end in zip(sizes, ends, strict=True):
         if size == 1:
             continue
@@ -319,7 +321,10 @@ def _negative_eigenvalue_sparse(matrix: Any, tolerance: float) -> float | None:
             return None
     except RuntimeError:  # an exactly zero pivot
         pass
-    smallest = float(sparse_linalg.eigsh(matrix, k=1, which="SA", return_eigenvectors=False)[0])
+    try:
+        smallest = float(sparse_linalg.eigsh(matrix, k=1, which="SA", tol=1e-6, return_eigenvectors=False)[0])
+    except sparse_linalg.ArpackNoConvergence:
+        return _negative_eigenvalue_dense(matrix.toarray(), tolerance)
     return smallest if smallest < -tolerance else None
 
 
@@ -569,39 +574,32 @@ def pedigree_relmat(ped: Any, name: str = "") -> Relmat:
 def _pedigree_codes(ped: Any) -> tuple[pd.Index, np.ndarray, np.ndarray]:
     """Labels, and for each the position of its dam and sire (-1 for unknown)."""
     columns = _pedigree_columns(ped)
-    if columns["id"].empty:
+    ids = columns["id"]
+    if not ids:
         raise PedigreeError("pedigree has no rows.")
-    missing_id = columns["id"].isna() | (columns["id"] == "")
-    if missing_id.any():
-        raise PedigreeError(f"pedigree has no id in row {int(np.argmax(missing_id.to_numpy()))} (counted from 0).")
-    repeated = columns["id"][columns["id"].duplicated()]
-    if len(repeated):
+    for row, label in enumerate(ids):
+        if label is None or label == "":
+            raise PedigreeError(f"pedigree has no id in row {row} (counted from 0).")
+    listed = set(ids)
+    if len(listed) < len(ids):
+        count = Counter(ids)
         raise PedigreeError(
-            f"pedigree has individuals more than once: {shortlist(repeated.unique())}. Keep one row for each."
+            f"pedigree has individuals more than once: {shortlist(label for label in count if count[label] > 1)}. "
+            "Keep one row for each."
         )
-    unknown = {""} | ({0, "0"} - set(columns["id"]))
-    parents = {}
-    for role in ("dam", "sire"):
-        column = columns[role]
-        parents[role] = column.mask(column.isin(unknown) | column.isna(), None)
-    listed = set(columns["id"])
-    added = [
-        parent
-        for parent in pd.unique(pd.concat([parents["dam"], parents["sire"]]))
-        if not pd.isna(parent) and parent not in listed
-    ]
-    labels = pd.Index([*added, *columns["id"]]).rename("id")
-    codes = {}
-    for role, column in parents.items():
-        own = np.array([-1 if pd.isna(parent) else parent for parent in column], dtype=object)
-        known = ~column.isna().to_numpy()
-        codes[role] = np.full(len(labels), -1, dtype=np.intp)
-        codes[role][len(added) :][known] = labels.get_indexer(pd.Index(own[known]))
-    return labels, codes["dam"], codes["sire"]
+    unknown = {None, ""} | ({0, "0"} - listed)
+    parents = dict.fromkeys(parent for pair in zip(columns["dam"], columns["sire"], strict=True) for parent in pair)
+    added = [parent for parent in parents if parent not in unknown and parent not in listed]
+    position = {label: i for i, label in enumerate([*added, *ids])}
+    dam, sire = (
+        np.array([-1] * len(added) + [position.get(parent, -1) for parent in columns[role]], dtype=np.intp)
+        for role in ("dam", "sire")
+    )
+    return pd.Index(list(position), name="id"), dam, sire
 
 
-def _pedigree_columns(ped: Any) -> dict[str, pd.Series]:
-    """The three columns as objects of one kind: all numbers, or all strings."""
+def _pedigree_columns(ped: Any) -> dict[str, list[Any]]:
+    """The three columns, labels all of one kind (numbers or strings), None where missing."""
     try:
         frame: Any = nw.from_native(ped, eager_only=True)
     except TypeError:
@@ -609,7 +607,7 @@ def _pedigree_columns(ped: Any) -> dict[str, pd.Series]:
             f"pedigree must be a data frame with columns id, dam, sire; got {type(ped).__name__}."
         ) from None
     by_lower = {str(column).strip().lower(): column for column in frame.columns}
-    columns = {}
+    columns: dict[str, list[Any]] = {}
     for role, spellings in _PEDIGREE_COLUMNS.items():
         found = [by_lower[spelling] for spelling in spellings if spelling in by_lower]
         if len(found) != 1:
@@ -618,12 +616,9 @@ def _pedigree_columns(ped: Any) -> dict[str, pd.Series]:
                 f"pedigree {trouble} for the {role} (called {', '.join(map(repr, spellings))}); "
                 f"columns are {shortlist(frame.columns, 8)}."
             )
-        values = pd.Series(frame.get_column(found[0]).to_list(), dtype=object)
-        columns[role] = values.where(~values.isna(), None)
-    values = pd.concat(columns.values())
-    if any(isinstance(value, str) for value in values):
-        return {role: column.map(_one_text, na_action="ignore") for role, column in columns.items()}
-    return {role: column.map(_whole, na_action="ignore") for role, column in columns.items()}
+        columns[role] = frame.get_column(found[0]).to_list()
+    tidy = _one_text if any(isinstance(value, str) for column in columns.values() for value in column) else _whole
+    return {role: [None if pd.isna(value) else tidy(value) for value in column] for role, column in columns.items()}
 
 
 def _whole(label: Any) -> Any:
