@@ -1,17 +1,99 @@
 """From a formula and a data frame to matrices: the one stage every fitter starts from.
 
 This file stays light (formulaic and pandas load on the first call), because ``slamglmm.design`` is both this
-package and the public function below, and ``import slamglmm`` binds the function.
+package and the public function below, and ``import slamglmm`` binds the function. For the same reason the
+classes are imported here, before the function takes the name of the module ``design.py``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from .design import Design
+from .design import Design, RandomTerm
+
+__all__ = ["Design", "RandomTerm", "design"]
 
 
-def design(formula: str, data: Any, **options: Any) -> Design:
-    """Parse a formula and a data frame (to be written)."""
-    raise NotImplementedError
+def design(
+    formula: str,
+    data: Any,
+    *,
+    Y: Any = None,
+    relmat: Mapping[str, Any] | None = None,
+    missing: Literal["keep", "drop"] = "keep",
+    contrasts: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
+    weights: Any = None,
+) -> Design:
+    """Turn a formula and a data frame into matrices.
+
+    Parameters
+    ----------
+    formula : str
+        As in lme4: ``"y ~ x + (1 + x | g)"``, ``"y1 + y2 ~ ..."``, ``"cbind(y1, y2) ~ ..."``, or
+        ``"~ 1 + (1 | g)"`` with the responses in `Y`. Expressions in it are Python and are evaluated: do not pass
+        formulas from people you do not trust.
+    data : DataFrame (pandas, polars or another that narwhals reads) or mapping of columns, n rows
+        The index of a pandas frame labels the rows of `Design.X` and `Design.Y`.
+    Y : DataFrame, Series or array, n x p, optional
+        Responses, in the order of the rows of `data`; lined up by label when both have an index of their own and
+        these hold the same labels. Columns of an array are named y1 .. yp.
+    relmat : dict, optional
+        Grouping factor -> relationship matrix of its levels: a labelled DataFrame, ``(matrix, labels)`` or a
+        `Relmat`. The key for ``(1 | a:b)`` is ``"a:b"``, for ``(1 | gr(id, cov="D"))`` it is ``"D"``.
+    missing : {"keep", "drop"}
+        Rows whose response is missing: keep them (NaN in Y), or drop every row in which any response is missing.
+        Rows with a missing predictor, group, weight or offset are always dropped.
+    contrasts : dict, optional
+        Column -> ``"poly"``, ``"sum"``, ``"treatment"``, ``"helmert"`` or a formulaic contrasts object, on both
+        sides of the bars.
+    context : dict, optional
+        Functions and constants the formula uses; nothing is taken from the caller's variables.
+    weights : str or array of length n, optional
+        Observation weights, positive: a column of `data`, or values.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    FormulaError
+        When the formula cannot be read or names an unknown column; a caret marks the place.
+    DataError
+        For responses that are not numeric, infinite, all missing or named twice; for infinite or undefined
+        predictors; when no row is complete.
+    RelmatError
+        For a relationship matrix that is unlabelled, asymmetric, indefinite or lacks levels.
+    OptionError
+        For an argument with a value it cannot take.
+
+    Warns
+    -----
+    DroppedRowsWarning
+        Says how many rows were dropped and which columns were missing there.
+
+    Examples
+    --------
+    >>> import pandas as pd, slamglmm as sg
+    >>> frame = pd.DataFrame({"y": [1.0, 2.0, 4.0], "x": [0, 1, 2], "g": ["a", "b", "a"]})
+    >>> sg.design("y ~ x + (1 | g)", frame)
+    Design of 'y ~ x + (1 | g)'
+      rows    3
+      traits  1: 'y'
+      fixed   2: 'Intercept', 'x'
+      random  RandomTerm('g': Intercept | 2 levels)
+    """
+    from .build import build_design
+
+    return build_design(
+        formula,
+        data,
+        Y=Y,
+        relmat=relmat,
+        missing=missing,
+        contrasts=contrasts,
+        context=context,
+        weights=weights,
+    )

@@ -1,0 +1,244 @@
+"""Data frames at the border: pandas or polars in, tidy pandas columns of the kept rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+from pandas.api import types
+
+from ..errors import DataError, shortlist
+
+
+def open_frame(data: Any, name: str = "data") -> Any:
+    """A pandas DataFrame as it is, a mapping as pandas, any other eager frame through narwhals.
+
+    Parameters
+    ----------
+    data : DataFrame or mapping of columns
+    name : str
+        What to call it in messages.
+
+    Returns
+    -------
+    pandas.DataFrame or narwhals.DataFrame
+        Both have ``.columns`` and a length; no column is copied.
+
+    Raises
+    ------
+    DataError
+    """
+    if isinstance(data, pd.DataFrame):
+        return data
+    if isinstance(data, Mapping):
+        try:
+            return pd.DataFrame(dict(data))
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from None
+    try:
+        return nw.from_native(data, eager_only=True)
+    except TypeError:
+        kind = type(data).__name__
+        raise DataError(f"{name} must be a data frame (pandas, polars, ...), got {kind}.") from None
+
+
+def take_columns(frame: Any, names: Sequence[str], name: str = "data") -> pd.DataFrame:
+    """The named columns as a pandas frame.
+
+    Parameters
+    ----------
+    frame : result of `open_frame`
+    names : sequence of str
+    name : str
+
+    Returns
+    -------
+    pandas.DataFrame
+        With the index of a pandas frame, else 0 .. n-1.
+
+    Raises
+    ------
+    DataError
+        For a column that is absent or there twice.
+    """
+    columns = list(frame.columns)
+    absent = [column for column in names if column not in columns]
+    if absent:
+        raise DataError(f"{name} lacks the column(s) {shortlist(absent)}; it has {shortlist(columns)}.")
+    if isinstance(frame, pd.DataFrame):
+        twice = [column for column in names if columns.count(column) > 1]
+        if twice:
+            raise DataError(f"{name} has more than one column named {shortlist(twice)}. Rename one of them.")
+        return frame[list(names)]
+    return pd.DataFrame({column: _from_narwhals(frame[column]) for column in names}, index=pd.RangeIndex(len(frame)))
+
+
+def _from_narwhals(series: Any) -> Any:
+    if isinstance(series.dtype, nw.Categorical | nw.Enum):
+        labels = pd.Series(series.cast(nw.String).to_list(), dtype=object)
+        # a polars Enum has an order of its own; a Categorical only that of first appearance anywhere
+        levels = series.cat.get_categories().to_list() if isinstance(series.dtype, nw.Enum) else None
+        return pd.Categorical(labels, categories=levels)
+    if series.dtype == nw.Boolean and series.null_count():
+        return pd.array(series.to_list(), dtype="boolean")
+    if series.dtype.is_numeric() or series.dtype == nw.Boolean:
+        return series.to_numpy()
+    return pd.Series(series.to_list())
+
+
+def row_labels(frame: Any) -> pd.Index:
+    """Labels of the rows: the index of a pandas frame, else 0 .. n-1."""
+    return frame.index if isinstance(frame, pd.DataFrame) else pd.RangeIndex(len(frame))
+
+
+def missing_rows(columns: Mapping[str, Any], n: int) -> tuple[np.ndarray, dict[str, int]]:
+    """Rows in which any of the columns is missing, and the count of each column.
+
+    Parameters
+    ----------
+    columns : mapping
+        Name -> array or Series of length n.
+    n : int
+
+    Returns
+    -------
+    numpy.ndarray of bool (n), dict
+    """
+    mask = np.zeros(n, dtype=bool)
+    counts: dict[str, int] = {}
+    for name, values in columns.items():
+        here = np.asarray(pd.isna(values))
+        if here.any():
+            mask |= here
+            counts[name] = int(here.sum())
+    return mask, counts
+
+
+def tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns without missing values in the few types that formulaic and we handle.
+
+    Unused categories go (they would be zero columns of X), nullable and object columns become plain ones.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    # the dictionary is keyed by name, so this also drops nothing: names are unique here
+    return pd.DataFrame({str(name): _tidy(column) for name, column in frame.items()}, index=frame.index)
+
+
+def _tidy(column: pd.Series) -> pd.Series:
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return column.cat.remove_unused_categories()
+    if types.is_bool_dtype(dtype):
+        return column.astype(bool)
+    if types.is_extension_array_dtype(dtype) and types.is_numeric_dtype(dtype):
+        return column.astype(np.int64 if types.is_integer_dtype(dtype) else np.float64)
+    if types.is_object_dtype(dtype):
+        column = column.infer_objects()
+        if types.is_object_dtype(column.dtype) and types.infer_dtype(column, skipna=False) != "string":
+            column = column.astype(str)
+    return column
+
+
+@dataclass(frozen=True)
+class ColumnKind:
+    """What a predictor was in the fit: numeric, or a factor with these levels."""
+
+    levels: pd.Index | None
+    ordered: bool = False
+
+
+def kinds_of(frame: pd.DataFrame, predictors: Iterable[str]) -> dict[str, ColumnKind]:
+    """The kind of each predictor, for the check of new rows.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        After `tidy`.
+    predictors : iterable of str
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    DataError
+        For Inf, and for columns that are neither numbers nor categories.
+    """
+    out: dict[str, ColumnKind] = {}
+    for name in predictors:
+        column = frame[name]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            out[name] = ColumnKind(column.cat.categories, bool(column.cat.ordered))
+        elif types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype):
+            refuse_infinite(column, f"column '{name}'", frame.index)
+            out[name] = ColumnKind(None)
+        elif types.is_string_dtype(column.dtype):
+            out[name] = ColumnKind(pd.Index(column.unique()).sort_values())
+        else:
+            raise DataError(f"column '{name}' is {column.dtype}: turn it into numbers or categories first.")
+    return out
+
+
+def as_fitted(frame: pd.DataFrame, kinds: Mapping[str, ColumnKind]) -> pd.DataFrame:
+    """New rows with every predictor of the kind, and the levels, it had in the fit.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        New rows, without missing values.
+    kinds : mapping
+        Predictors to check.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Raises
+    ------
+    DataError
+        For a category that was not seen, or a column of another kind.
+    """
+    out = {str(name): column for name, column in frame.items()}
+    for name, kind in kinds.items():
+        column = out[name]
+        numeric = types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype)
+        if kind.levels is None:
+            if not numeric:
+                raise DataError(f"column '{name}' was numeric in the fit, newdata has {column.dtype}.")
+            refuse_infinite(column, f"newdata column '{name}'", frame.index)
+            continue
+        codes = kind.levels.get_indexer(pd.Index(column))
+        if (codes < 0).any():
+            unseen = pd.unique(column[codes < 0])
+            raise DataError(
+                f"newdata has categories of '{name}' that the fit has not seen: {shortlist(unseen)}. "
+                f"The fit knows {shortlist(kind.levels, 8)}."
+            )
+        coded = pd.Categorical.from_codes(codes, categories=kind.levels, ordered=kind.ordered)
+        out[name] = pd.Series(coded, index=frame.index)
+    return pd.DataFrame(out, index=frame.index)
+
+
+def refuse_infinite(values: Any, what: str, index: pd.Index) -> None:
+    """Refuse Inf in one column, naming it and the first row."""
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        return
+    bad = np.isinf(array)
+    if bad.any():
+        first = str(index[int(np.argmax(bad))])
+        raise DataError(
+            f"{what} is infinite in {int(bad.sum())} row(s) (first: row {first!r}). Correct it or set it to NaN."
+        )
