@@ -6,6 +6,7 @@ original string and not cut, so every position in what is left still points into
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from formulaic.errors import FormulaicError
 from formulaic.parser import DefaultOperatorResolver
+from formulaic.parser.algos.tokenize import tokenize
 from formulaic.parser.types import FormulaParser
 from formulaic.parser.types import Token as FormulaicToken
 
@@ -100,6 +102,7 @@ def split_formula(formula: str) -> SplitFormula:
     """
     if not isinstance(formula, str):
         raise FormulaError(f"formula must be a string such as 'y ~ x + (1 | g)', got {type(formula).__name__}.")
+    formula = re.sub(r"\s", " ", formula)  # one line, so that carets stand under their places
     text = _same_length_cleanup(formula)
     tokens = _tokens(text)
     tildes = [i for i, token in enumerate(tokens) if token.kind == "operator" and token.text == "~"]
@@ -117,8 +120,7 @@ def split_formula(formula: str) -> SplitFormula:
 
 def _same_length_cleanup(formula: str) -> str:
     """Spellings formulaic stumbles over, replaced without moving any character."""
-    text = re.sub(r"\s", " ", formula)
-    text = re.sub(r"(?<![\w.`])as\.factor(?=\()", "as_factor", text)
+    text = re.sub(r"(?<![\w.`])as\.factor(?=\()", "as_factor", formula)
 
     def unquote(match: re.Match[str]) -> str:
         name = match[1]
@@ -133,6 +135,8 @@ def _tokens(text: str) -> list[Token]:
         found = list(parser.get_tokens(text))
     except FormulaicError as error:
         raise formula_error(error, text) from None
+    except SyntaxError:
+        raise _bad_call(text) from None
     out: list[Token] = []
     for token in found:
         kind = token.kind.value if token.kind else ""
@@ -144,6 +148,18 @@ def _tokens(text: str) -> list[Token]:
         else:
             out.append(Token(kind, _token_text(token, kind, text[start:stop]), start, stop))
     return out
+
+
+def _bad_call(text: str) -> FormulaError:
+    """Find the call that Python cannot read, which formulaic does not tell."""
+    for token in tokenize(text):
+        start, stop = token.source_start or 0, (token.source_end or 0) + 1
+        if token.kind is FormulaicToken.Kind.PYTHON:
+            try:
+                ast.parse(re.sub("`[^`]+`", "_quoted_", token.token), mode="eval")
+            except SyntaxError:
+                return FormulaError("this is not a Python expression", text, start, stop - start)
+    return FormulaError("the formula holds something that is not a Python expression", text)
 
 
 def _operators(text: str) -> list[re.Match[str]]:
@@ -269,7 +285,7 @@ class _Reader:
             i += 1
 
     def _check_token(self, token: Token) -> None:
-        if token.text == "." and token.kind in ("value", "name"):
+        if token.text == ".":
             raise self.fail("'.' is not supported: name the columns", token)
         if token.kind == "python":
             self._check_call(token)

@@ -49,6 +49,7 @@ def build_design(
         raise OptionError(f"context must be a dict of names, got {type(context).__name__}.")
     context = dict(context or {})
     parts = split_formula(formula)
+    formula = parts.formula
     if Y is not None and parts.responses:
         first = parts.responses[0].piece
         raise FormulaError(
@@ -57,6 +58,8 @@ def build_design(
     opened = open_frame(data)
     columns = [name for name in opened.columns if isinstance(name, str)]
     index = row_labels(opened)
+    if not len(index):
+        raise DataError("data has no rows.")
 
     # which columns does each part read
     def reads(terms: Sequence[Term], start: int = 0) -> list[str]:
@@ -118,7 +121,7 @@ def build_design(
     )
     return Design(
         formula=formula,
-        X=pd.DataFrame(X, index=index[rows], columns=pd.Index(fixed.names, dtype=object), copy=False),
+        X=pd.DataFrame(X, index=index[rows], columns=list(fixed.names), copy=False),
         Y=part,
         terms=terms,
         offset=_sum_offsets([values for values, _ in offsets]),

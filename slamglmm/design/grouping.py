@@ -181,7 +181,7 @@ def codes_in(frame: pd.DataFrame, columns: Sequence[str], levels: pd.Index) -> t
         The unknown levels.
     """
     here, codes = levels_and_codes(frame, columns)
-    where = Relmat(levels, None).positions(here)
+    where = Relmat(levels, None).positions(here)  # the one rule by which labels meet
     return where[codes], here[where < 0]
 
 
@@ -220,7 +220,10 @@ def read_relmats(relmat: Mapping[str, Any] | None, groups: Sequence[Group]) -> d
         raise OptionError(f"relmat has {shortlist(spare)}, but the random terms group by {names}.")
     absent = [group.cov for group in groups if group.cov is not None and group.cov not in given]
     if absent:
-        raise OptionError(f"the formula asks for the matrix {shortlist(absent)}, relmat has {shortlist(given)}.")
+        raise OptionError(
+            f"the formula asks for the matrix {shortlist(absent)}, relmat has {shortlist(given) or 'none'}. "
+            "Give relmat={name: matrix}."
+        )
     return {key: as_relmat(value, name=key) for key, value in given.items()}
 
 

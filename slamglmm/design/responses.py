@@ -50,6 +50,8 @@ def from_formula(
             continue
         # complete rows only: one NaN would empty scale(y)
         known = np.asarray(frame[list(columns)].notna().all(axis=1))
+        if not known.any():
+            continue
         term = expression_term(response.piece, formula)
         column, _ = encode([term], tidy(frame.loc[known, list(columns)]), columns, formula, {}, context)
         if column.shape[1] != 1:
