@@ -470,7 +470,7 @@ def _marker_table(markers: Any) -> tuple[Any, pd.Index, np.ndarray]:
         names = np.array(getattr(markers, "columns", range(table.shape[1])), dtype=object)
     if 0 in table.shape:
         raise RelmatError(f"kinship: markers are empty ({table.shape[0]} rows x {table.shape[1]} markers).")
-    return table, _unique_labels(labels, "kinship: the rows of markers"), names
+    return table, _unique_labels(labels, "kinship: the marker table"), names
 
 
 def _marker_block(table: Any, start: int, stop: int) -> np.ndarray:

@@ -332,7 +332,7 @@ def test_constant_and_unseen_markers_are_named_and_left_out():
         (
             pd.DataFrame({"m1": [0, 2, 1]}, index=["x", "y", "x"]),
             "vanraden",
-            "kinship: the rows of markers has labels more than once: 'x'.",
+            "kinship: the marker table has labels more than once: 'x'.",
         ),
     ],
 )
