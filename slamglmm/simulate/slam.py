@@ -88,9 +88,9 @@ def slam(
     Returns
     -------
     Simulated
-        `truth` holds: G (dict, term -> p x p) and R (p x p) unless `covariances` is False, h2 (term x trait: diag G over diag of all G and R, so per
-        unit of K), h2_factor (term x factor), Lambda (factor x trait), B (fixef x trait), F (n x k),
-        U (dict, term -> level x trait: factor part and trait's own part together).
+        `truth` holds: G (dict, term -> p x p) and R (p x p) unless `covariances` is False, h2 (term x trait: diag G
+        over diag of all G and R, so per unit of K), h2_factor (term x factor), Lambda (factor x trait), B (fixef x
+        trait), F (n x k), U (dict, term -> level x trait: factor part and trait's own part together).
 
     Raises
     ------
