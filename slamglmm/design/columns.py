@@ -81,7 +81,7 @@ def _from_narwhals(series: Any) -> Any:
     if isinstance(series.dtype, nw.Categorical | nw.Enum):
         labels = pd.Series(series.cast(nw.String).to_list(), dtype=object)
         # a polars Enum has an order of its own; a Categorical only that of first appearance anywhere
-        levels = series.cat.get_categories().to_list() if isinstance(series.dtype, nw.Enum) else None
+        levels = list(series.dtype.categories) if isinstance(series.dtype, nw.Enum) else None
         return pd.Categorical(labels, categories=levels)
     if series.dtype == nw.Boolean and series.null_count():
         return pd.array(series.to_list(), dtype="boolean")
