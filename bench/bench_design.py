@@ -4,16 +4,13 @@ Run ``python bench/bench_design.py [case ...]``.
 """
 
 import json
-import os
 import sys
 import time
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # before numpy loads its BLAS
 
 import numpy as np
 import pandas as pd
 from cases import CASES
+from threadpoolctl import threadpool_limits
 
 import slamglmm as sg
 
@@ -51,4 +48,5 @@ def main(names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or [name for name in CASES if name.startswith("design_")])
+    with threadpool_limits(1):
+        main(sys.argv[1:] or [name for name in CASES if name.startswith("design_")])
