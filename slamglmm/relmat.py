@@ -706,4 +706,7 @@ def _relationships(descent: Any, mendelian: np.ndarray, parents: Any, bounds: np
     for start, stop in pairwise(bounds):
         blocks.append(_combine_rows(parents[start:stop], blocks, bounds) + own[start:stop])
     a = sparse.vstack(blocks, format="csr")
-    return (a + a.T) * 0.5
+    blocks.clear()  # a second copy of A
+    a = a + a.T  # the two triangles differ by rounding; half of it below, in place
+    a.data *= 0.5
+    return a
