@@ -17,6 +17,10 @@ _HOMES: dict[str, str | None] = {
     "slam": "api",
     "load": "results",
     "Priors": "priors",
+    "PrecisionPrior": "priors",
+    "Horseshoe": "priors",
+    "Infinite": "priors",
+    "DEFAULT_STORE": "fitters.slam.draws",
     "kinship": "relmat",
     "pedigree_relmat": "relmat",
     "Relmat": "relmat",
@@ -31,7 +35,8 @@ __all__ = ["__version__", "design", *_HOMES]  # noqa: PLE0604
 if TYPE_CHECKING:
     from . import datasets, errors, plots, simulate
     from .api import slam
-    from .priors import Priors
+    from .fitters.slam.draws import DEFAULT_STORE
+    from .priors import Horseshoe, Infinite, PrecisionPrior, Priors
     from .relmat import Relmat, kinship, pedigree_relmat
     from .results import load
 

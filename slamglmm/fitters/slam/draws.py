@@ -177,6 +177,7 @@ class RunningMeans:
         p, n, n_components = problem.p, problem.n, len(problem.components)
         self.n = 0
         self.eta = np.zeros((p, n))
+        self.coef = np.zeros((p, problem.b))
         self.alpha = np.zeros((n_components, p, n))
         # With U in the chain a trait's own part is needed apart, for rows where the trait is not kept.
         self.own = None if problem.collapsed else np.zeros((n_components, p, n))
@@ -185,6 +186,7 @@ class RunningMeans:
     def start_draw(self, problem: Problem, state: State) -> None:
         """Prepare the factors' part, shared by all blocks."""
         self._solved_factors = problem.factor_cov.solve(state.factors, state.gamma)
+        self.coef += state.coef[:, : problem.b]
         self.n += 1
 
     def add_block(
@@ -232,6 +234,11 @@ class RunningMeans:
             for m, component in enumerate(problem.components):
                 eta += component.levels_from_rows(self.own[m] / max(self.n, 1)) @ component.Z.T
         return (self._to_user(problem, eta) + problem.center[:, None]).T
+
+    def fixed_effects(self, problem: Problem) -> np.ndarray:
+        """Posterior mean of the fixed effects, shape (b, p), on the scale of the data."""
+        scaled = self._to_user(problem, self.coef / max(self.n, 1)).T
+        return scaled + np.outer(problem.center_coef, problem.center)
 
     @staticmethod
     def _to_user(problem: Problem, values: np.ndarray) -> np.ndarray:

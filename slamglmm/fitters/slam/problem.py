@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
-from ...design.design import Design
+from ...design import Design
 from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortlist
 from ...linalg.covariances import Covariances, build_covariances
 from ...linalg.rotation import Rotation, joint_eigenbasis
@@ -33,8 +33,8 @@ class Component:
     ----------
     label : str
         ``"g"`` for an intercept, ``"x|g"`` for a slope.
-    term : int
-        Position of its term in the design.
+    term, effect : int
+        Position of its term in the design, and of its column there.
     Z : scipy CSR, shape (n, r)
         Rows with data only.
     K : ndarray or scipy sparse, shape (r, r), or None
@@ -42,6 +42,7 @@ class Component:
 
     label: str
     term: int
+    effect: int
     Z: sp.csr_array
     K: np.ndarray | sp.csr_array | None
 
@@ -335,7 +336,7 @@ def _resolve_link(link: str | Link) -> Link:
 def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:
     components = []
     for t, term in enumerate(design.terms):
-        group = term.label.split("|")[-1]
+        group = term.label.split("|")[-1]  # "gr(id, D)" keeps its matrix
         if len(np.unique(term.codes[active])) < 2:
             raise DataError(
                 f"random term '{term.label}' has a single level ({shortlist(term.levels[np.unique(term.codes[active])])})"
@@ -347,7 +348,7 @@ def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:
             Z = sp.csr_array(
                 (term.M[active, c], (rows, term.codes[active])), shape=(len(active), len(term.levels)), dtype=float
             )
-            components.append(Component(label, t, Z, term.K))
+            components.append(Component(label, t, c, Z, term.K))
     return tuple(components)
 
 

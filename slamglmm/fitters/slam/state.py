@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,24 @@ class State:
     random: np.ndarray | None
     streams: Streams
     iteration: int = 0
+
+    def copy(self, problem: Problem) -> State:
+        """An independent copy; the responses are shared unless cells are drawn, scratch arrays are new."""
+        twin = copy.copy(self)
+        for name in ("coef", "tau", "g", "factors", "kappa", "gamma", "scales", "streams"):
+            setattr(twin, name, copy.deepcopy(getattr(self, name)))
+        twin.y = self.y.copy() if problem.impute else problem.y
+        twin.weighted = np.zeros_like(problem.y)
+        twin.random = None if problem.collapsed else np.zeros_like(problem.y)
+        return twin
+
+    def packed(self, problem: Problem) -> State:
+        """Only what cannot be made again from the problem, for disk and for other processes; `copy` unpacks it."""
+        slim = copy.copy(self)
+        nothing = np.zeros((0, 0))
+        slim.y = self.y if problem.impute else nothing
+        slim.weighted, slim.random = nothing, None
+        return slim
 
 
 def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:

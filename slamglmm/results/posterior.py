@@ -1,0 +1,460 @@
+"""The result of `slam`: a labelled posterior and the questions users ask of it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ..diagnostics import diagnose
+from ..errors import DataError, OptionError, shortlist
+from . import covariance
+from .alignment import align_loadings
+from .base import Result
+from .show import Summary, slam_summary
+
+if TYPE_CHECKING:
+    from ..design import Design
+    from ..plots import SlamPlots
+
+RESIDUAL = "Residual"
+# Off-diagonal elements of G that diagnostics look at: all pairs of at most this many traits, evenly spread.
+DIAGNOSED_TRAITS = 8
+
+
+class Continuation(Protocol):
+    """What a fitter leaves behind so that a result can go on."""
+
+    def extend(self, result: SlamResult, draws: int, progress: bool | None) -> SlamResult:
+        """A new result with more draws from the same streams."""
+
+
+@dataclass(frozen=True)
+class ComponentLabel:
+    """One variance share: its label, the term of the design it belongs to, and its column there."""
+
+    label: str
+    term: str
+    effect: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SlamResult(Result):
+    """Posterior of the sparse-factor mixed model.
+
+    Attributes
+    ----------
+    posterior : xarray.Dataset
+        Draws, dims (chain, draw, ...): ``h2`` (term, trait), ``h2_factor`` (term, factor), ``Lambda`` (factor, trait),
+        ``residual_var`` (trait), ``h2_residual`` (term, trait), ``B`` (fixef, trait); posterior means by chain:
+        ``U_mean_<label>`` (level, trait) and ``Eta_mean`` (row, trait). Everything is on the scale of the data, and
+        factors have unit variance.
+    grid : DataFrame
+        Grid of the variance shares: one row a point, a column for each term, and the prior masses.
+    components : tuple of ComponentLabel
+        The variance shares, in the order of ``posterior.term``.
+    chains : Continuation
+        Sampler states, for `extend`.
+    """
+
+    posterior: xr.Dataset
+    grid: pd.DataFrame
+    components: tuple[ComponentLabel, ...]
+    chains: Continuation
+
+    # -- variances --------------------------------------------------------------------------------------------------
+
+    def h2(self, prob: float = 0.9) -> pd.DataFrame:
+        """Heritability (variance share of each random effect) of every trait.
+
+        Parameters
+        ----------
+        prob : float
+            Mass of the equal-tailed interval.
+
+        Returns
+        -------
+        DataFrame
+            Index (term, trait); columns mean, sd, lower, upper.
+        """
+        return self._table("h2", prob)
+
+    def varcorr(self, prob: float = 0.9) -> pd.DataFrame:
+        """Variance of every random effect and of the residual, by trait.
+
+        Parameters
+        ----------
+        prob : float
+
+        Returns
+        -------
+        DataFrame
+            Index (term, trait), the residual's term being "Residual"; columns mean, sd, lower, upper (squared units of
+            the trait) and share, the posterior mean of the variance share.
+        """
+        names = [*self._terms, RESIDUAL]
+        tables = []
+        total = covariance.variances(self._loadings, np.ones(self._loadings.shape[:3]), self._values("residual_var"))
+        for name in names:
+            share, own = self._parts(name)
+            draws = covariance.variances(self._loadings, share, own)
+            table = _interval_table(draws, pd.Index(self.design.traits, name="trait"), prob)
+            table["share"] = (draws / total).mean(axis=(0, 1))
+            tables.append(table)
+        return pd.concat(tables, keys=names, names=["term"])
+
+    def G(self, label: str | None = None) -> pd.DataFrame:
+        """Posterior mean of the covariance among traits of one random effect.
+
+        Parameters
+        ----------
+        label : str, optional
+            A random effect; may be left out when there is one.
+
+        Returns
+        -------
+        DataFrame, trait × trait
+        """
+        return self._trait_frame(covariance.mean_covariance(*self._stacked(self._one_term(label))))
+
+    def R(self) -> pd.DataFrame:
+        """Posterior mean of the residual covariance among traits, trait × trait."""
+        return self._trait_frame(covariance.mean_covariance(*self._stacked(RESIDUAL)))
+
+    def correlation(self, label: str | None = None) -> pd.DataFrame:
+        """Posterior mean of the correlation among traits of one random effect (or of ``"Residual"``), trait × trait."""
+        return self._trait_frame(covariance.mean_correlation(*self._stacked(self._one_term(label))))
+
+    def covariance_draws(self, label: str | None = None) -> xr.DataArray:
+        """Draws of G of a random effect (or of R, for ``"Residual"``), dims (chain, draw, trait, trait2)."""
+        name = self._one_term(label)
+        loadings, share, own = self._stacked(name)
+        shape = (self.posterior.sizes["chain"], self.posterior.sizes["draw"], *2 * (len(self.design.traits),))
+        values = np.array(list(covariance.covariance_draws(loadings, share, own))).reshape(shape)
+        traits = list(self.design.traits)
+        coords = {**self._draw_coords(), "trait": traits, "trait2": traits}
+        return xr.DataArray(values, coords=coords, dims=("chain", "draw", "trait", "trait2"), name=f"G[{name}]")
+
+    # -- effects ----------------------------------------------------------------------------------------------------
+
+    def fixef(self, prob: float | None = None) -> pd.DataFrame:
+        """Fixed effects.
+
+        Parameters
+        ----------
+        prob : float, optional
+            None gives posterior means, fixef × trait; a number gives the long table with intervals.
+
+        Returns
+        -------
+        DataFrame
+        """
+        if prob is not None:
+            return self._table("B", prob)
+        return self.posterior["B"].mean(("chain", "draw")).to_pandas()
+
+    def ranef(self, label: str | None = None) -> pd.DataFrame:
+        """Posterior mean of the total effects ``U_F Lambda + U_R`` of one random effect, level × trait.
+
+        Levels of the relationship matrix without records are included.
+        """
+        component = self._component(self._one_term(label, residual=False))
+        values = self._mean(f"U_mean_{component.label}").mean("chain").to_numpy()
+        return pd.DataFrame(values, index=self.design.term(component.term).levels, columns=self.design.traits)
+
+    def loadings(self) -> pd.DataFrame:
+        """Posterior mean of the loadings, factor × trait, signs and order matched across draws and chains.
+
+        Factors come in the order of their mean size; a factor that is not matched from draw to draw averages to little.
+        """
+        flat = self._loadings.reshape(-1, *self._loadings.shape[2:])
+        order, sign = self._alignment
+        flat = flat[self._alignment_draws]
+        matched = np.take_along_axis(flat, order[:, :, None], axis=1) * sign[:, :, None]
+        return pd.DataFrame(
+            matched.mean(axis=0), index=pd.RangeIndex(1, matched.shape[1] + 1, name="factor"), columns=self.design.traits
+        )
+
+    def fitted(self) -> pd.DataFrame:
+        """Posterior mean of ``XB + F Lambda + Z U_R``, row × trait; a row without any data has ``XB + Z U``."""
+        values = self._mean("Eta_mean").mean("chain").to_numpy()
+        return pd.DataFrame(values, index=self.design.X.index, columns=self.design.traits)
+
+    def predict(
+        self,
+        newdata: Any = None,
+        *,
+        random: Literal["all", "none"] | Sequence[str] = "all",
+        new_levels: Literal["error", "zero", "relmat"] = "error",
+        interval: float | None = None,
+    ) -> pd.DataFrame:
+        """Predict the traits of the rows of the fit, or of new rows.
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            New rows: fixed plus random effects, no row residual. None with ``random="all"`` gives `fitted`.
+        random : "all", "none" or list of labels
+            Random effects to add.
+        new_levels : {"error", "zero", "relmat"}
+            For grouping levels that neither had records nor are in the relationship matrix; see `Design.new`.
+        interval : float, optional
+            Mass of an equal-tailed interval of the mean; needs a fit with ``store=(..., "U")`` unless
+            ``random="none"``.
+
+        Returns
+        -------
+        DataFrame
+            Row × trait; with `interval`, columns (trait, mean | lower | upper).
+
+        Raises
+        ------
+        DataError
+            New rows that cannot be encoded.
+        OptionError
+            Unknown labels, or an interval without the draws it needs.
+        """
+        labels = self._labels_of(random)
+        if newdata is None and random == "all" and interval is None:
+            return self.fitted()
+        terms = list(dict.fromkeys(self._component(label).term for label in labels))
+        design = self.design if newdata is None else self.design.new(newdata, new_levels, terms=terms)
+        X = design.X.to_numpy()
+        offset = 0.0 if design.offset is None else design.offset[:, None]
+        rows = {label: self._rows_of(design, self._component(label)) for label in labels}
+        if interval is None:
+            values = X @ self.posterior["B"].mean(("chain", "draw")).to_numpy() + offset
+            for label, (codes, multiplier) in rows.items():
+                values += multiplier * self.ranef(label).to_numpy()[codes]
+            return pd.DataFrame(values, index=design.X.index, columns=self.design.traits)
+        missing = [label for label in labels if f"U_{label}" not in self.posterior]
+        if missing:
+            raise OptionError(
+                f"predict(interval={interval}): the draws of U for {shortlist(missing)} were not stored. "
+                'Refit with store=(*slamglmm.DEFAULT_STORE, "U").'
+            )
+        draws = np.einsum("nb,cdbp->cdnp", X, self._values("B")) + offset
+        for label, (codes, multiplier) in rows.items():
+            draws += multiplier * self._values(f"U_{label}")[:, :, codes]
+        low, high = np.quantile(draws, _tails(interval), axis=(0, 1))
+        parts = {"mean": draws.mean(axis=(0, 1)), "lower": low, "upper": high}
+        frames = {
+            name: pd.DataFrame(v, index=design.X.index, columns=self.design.traits) for name, v in parts.items()
+        }
+        table = pd.concat(frames, axis=1).swaplevel(axis=1)
+        return table[[(trait, name) for trait in self.design.traits for name in parts]]
+
+    # -- chains -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _diagnostics(self) -> pd.DataFrame:
+        tables = []
+        for name in ["h2"] if self._terms else []:
+            values = self._values(name)
+            index = pd.MultiIndex.from_product([[name], self._terms, self.design.traits])
+            tables.append(diagnose(values.reshape(*values.shape[:2], -1), index))
+        traits = self.design.traits
+        chosen = np.unique(np.linspace(0, len(traits) - 1, min(DIAGNOSED_TRAITS, len(traits))).round().astype(int))
+        first, second = (chosen[i] for i in np.triu_indices(len(chosen), 1))
+        for term in [*self._terms, RESIDUAL]:
+            share, own = self._parts(term)
+            symbol = "R" if term == RESIDUAL else "G"
+            diagonal = covariance.variances(self._loadings, share, own)
+            tables.append(diagnose(diagonal, pd.MultiIndex.from_product([[symbol], [term], traits])))
+            pairs = [f"{traits[i]} ~ {traits[j]}" for i, j in zip(first, second, strict=True)]
+            elements = covariance.covariance_elements(self._loadings, share, own, first, second)
+            if pairs:
+                tables.append(diagnose(elements, pd.MultiIndex.from_product([[symbol], [term], pairs])))
+        table = pd.concat(tables)
+        table.index = table.index.set_names(["variable", "term", "trait"])
+        return table
+
+    def diagnostics(self) -> pd.DataFrame:
+        """Convergence of quantities that do not depend on the labels of factors.
+
+        Returns
+        -------
+        DataFrame
+            Index (variable, term, trait): h2 of every trait, variances (G and R), and covariances among some pairs of
+            traits. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has ``seconds_per_draw`` and
+            ``seconds``.
+        """
+        table = self._diagnostics.copy()
+        kept = self.posterior.sizes["chain"] * self.posterior.sizes["draw"]
+        table.attrs = {"seconds": self.seconds, "seconds_per_draw": self.seconds / max(kept, 1)}
+        return table
+
+    def summary(self, prob: float = 0.9) -> Summary:
+        """Text or HTML summary; ``to_frame()`` gives the table of variance shares with diagnostics.
+
+        Parameters
+        ----------
+        prob : float
+            Mass of the intervals of h2.
+
+        Returns
+        -------
+        Summary
+        """
+        return slam_summary(self, prob)
+
+    def extend(self, draws: int, *, progress: bool | None = None) -> SlamResult:
+        """Continue every chain on its own random stream.
+
+        Parameters
+        ----------
+        draws : int
+            Further draws to keep from each chain; 200 draws and then 300 more equal 500 at once, to the bit.
+        progress : bool, optional
+
+        Returns
+        -------
+        SlamResult
+            A new result; this one is unchanged.
+        """
+        return self.chains.extend(self, draws, progress)
+
+    @property
+    def plot(self) -> SlamPlots:
+        """Pictures: ``plot.trace()``, ``.h2()``, ``.G()``, ``.loadings()``; needs matplotlib (extra ``plot``)."""
+        from ..plots import SlamPlots
+
+        return SlamPlots(self)
+
+    def to_inferencedata(self) -> Any:
+        """ArviZ's container (InferenceData, or a DataTree from arviz 1.0 on); needs the extra ``arviz``."""
+        draws = self.posterior[[name for name, v in self.posterior.items() if "draw" in v.dims]]
+        try:
+            import arviz
+        except ImportError:
+            return xr.DataTree.from_dict({"/posterior": draws})
+        if hasattr(arviz, "InferenceData") and hasattr(arviz, "convert_to_inference_data"):
+            return arviz.InferenceData(posterior=draws)
+        return xr.DataTree.from_dict({"/posterior": draws})
+
+    # -- disk -------------------------------------------------------------------------------------------------------
+
+    def _write(self, folder: Path) -> None:
+        coords = {
+            name: np.array([str(v) for v in c.to_numpy()])
+            for name, c in self.posterior.coords.items()
+            if c.dtype.kind not in "iufb"
+        }
+        self.posterior.assign_coords(coords).to_zarr(folder / "posterior.zarr", mode="w", zarr_format=2, consolidated=False)
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "posterior"}
+        try:
+            (folder / "fit.pickle").write_bytes(pickle.dumps(rest))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise DataError(
+                f"save: part of the fit cannot be pickled ({error}). A prior given as a lambda is the usual reason: "
+                "define it as a function in a module, or pass an array of masses."
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> SlamResult:
+        rest = pickle.loads((folder / "fit.pickle").read_bytes())
+        posterior = xr.open_zarr(folder / "posterior.zarr", consolidated=False).load()
+        return cls(posterior=posterior, **rest)
+
+    def with_draws(self, posterior: xr.Dataset, chains: Continuation, seconds: float, draws: int) -> SlamResult:
+        """The same fit with another posterior; what `extend` returns."""
+        options = {**self.options, "draws": draws}
+        return replace(self, posterior=posterior, chains=chains, seconds=seconds, options=options)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _terms(self) -> list[str]:
+        return [component.label for component in self.components]
+
+    @cached_property
+    def _loadings(self) -> np.ndarray:
+        return self._values("Lambda")
+
+    @cached_property
+    def _alignment_draws(self) -> np.ndarray:
+        total = self._loadings.shape[0] * self._loadings.shape[1]
+        return np.unique(np.linspace(0, total - 1, min(total, 1000)).round().astype(int))
+
+    @cached_property
+    def _alignment(self) -> tuple[np.ndarray, np.ndarray]:
+        return align_loadings(self._loadings.reshape(-1, *self._loadings.shape[2:])[self._alignment_draws])
+
+    def _values(self, name: str) -> np.ndarray:
+        if name not in self.posterior:
+            raise OptionError(f"'{name}' was not stored. Refit with it in store= (now: {self.options.get('store')}).")
+        return self.posterior[name].to_numpy()
+
+    def _mean(self, name: str) -> xr.DataArray:
+        self._values(name)
+        return self.posterior[name]
+
+    def _parts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Share of a term in each factor and its part of each trait's own variance, with chain and draw."""
+        factor, own = self._values("h2_factor"), self._values("h2_residual")
+        variance = self._values("residual_var")
+        if name == RESIDUAL:
+            return 1.0 - factor.sum(axis=2), (1.0 - own.sum(axis=2)) * variance
+        m = self._terms.index(name)
+        return factor[:, :, m], own[:, :, m] * variance
+
+    def _stacked(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        share, own = self._parts(name)
+        return tuple(a.reshape(-1, *a.shape[2:]) for a in (self._loadings, share, own))  # type: ignore[return-value]
+
+    def _one_term(self, label: str | None, residual: bool = True) -> str:
+        known = [*self._terms, RESIDUAL] if residual else self._terms
+        if label is None and len(self._terms) == 1:
+            return self._terms[0]
+        if label not in known:
+            raise OptionError(f"label={label!r}: expected one of {shortlist(known, 20)}.")
+        return str(label)
+
+    def _component(self, label: str) -> ComponentLabel:
+        return self.components[self._terms.index(label)]
+
+    def _labels_of(self, random: str | Sequence[str]) -> list[str]:
+        if random == "all":
+            return self._terms
+        if random == "none":
+            return []
+        return [self._one_term(label, residual=False) for label in ([random] if isinstance(random, str) else random)]
+
+    @staticmethod
+    def _rows_of(design: Design, component: ComponentLabel) -> tuple[np.ndarray, np.ndarray]:
+        """Level of each row, and its multiplier (zero for an unknown level)."""
+        term = design.term(component.term)
+        return term.codes, np.where(term.codes >= 0, term.M[:, component.effect], 0.0)[:, None]
+
+    def _trait_frame(self, values: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(values, index=self.design.traits, columns=self.design.traits)
+
+    def _draw_coords(self) -> Mapping[str, Any]:
+        return {name: self.posterior.coords[name].to_numpy() for name in ("chain", "draw")}
+
+    def _table(self, name: str, prob: float) -> pd.DataFrame:
+        array = self.posterior[name]
+        first, second = array.dims[2:]
+        labels = [array.coords[first].to_numpy(), self.design.traits]
+        index = pd.MultiIndex.from_product(labels, names=[first, second])
+        values = array.to_numpy()
+        return _interval_table(values.reshape(*values.shape[:2], -1), index, prob)
+
+
+def _tails(prob: float) -> list[float]:
+    if not 0 < prob < 1:
+        raise OptionError(f"prob={prob!r}: expected a probability between 0 and 1.")
+    return [0.5 * (1 - prob), 0.5 * (1 + prob)]
+
+
+def _interval_table(draws: np.ndarray, index: pd.Index, prob: float) -> pd.DataFrame:
+    low, high = np.quantile(draws, _tails(prob), axis=(0, 1))
+    columns = {"mean": draws.mean(axis=(0, 1)), "sd": draws.std(axis=(0, 1)), "lower": low, "upper": high}
+    return pd.DataFrame(columns, index=index)

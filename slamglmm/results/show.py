@@ -1,0 +1,146 @@
+"""All text and HTML that results print; tables are statsmodels' `SimpleTable`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from .posterior import SlamResult
+
+# Rows of a printed table; the frame has all of them.
+PRINTED_ROWS = 30
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Summary:
+    """A title, lines of facts, and tables; prints as text, shows as HTML in a notebook.
+
+    Attributes
+    ----------
+    title : str
+    facts : tuple of (str, str)
+    tables : tuple of (str, DataFrame)
+        Caption and content; the first is what `to_frame` returns.
+    remarks : tuple of str
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    tables: tuple[tuple[str, pd.DataFrame], ...]
+    remarks: tuple[str, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """The main table."""
+        return self.tables[0][1].copy()
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.facts)
+        lines = [self.title, "=" * len(self.title)]
+        lines += [f"{name:<{width}}  {value}" for name, value in self.facts]
+        for caption, frame in self.tables:
+            lines += ["", _simple_table(frame, caption).as_text()]
+            lines += _cut(frame)
+        lines += ["", *(f"* {remark}" for remark in self.remarks)] if self.remarks else []
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.facts)
+        parts = [f"<h4>{escape(self.title)}</h4><table>{rows}</table>"]
+        for caption, frame in self.tables:
+            parts.append(_simple_table(frame, caption).as_html())
+            parts += [f"<p>{escape(line)}</p>" for line in _cut(frame)]
+        if self.remarks:
+            parts.append("<ul>" + "".join(f"<li>{escape(remark)}</li>" for remark in self.remarks) + "</ul>")
+        return "\n".join(parts)
+
+
+def number(value: object) -> str:
+    """A cell: text as it is, numbers with four significant digits, missing as a dash."""
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
+        return "-"
+    if isinstance(value, float | np.floating):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def _simple_table(frame: pd.DataFrame, caption: str):  # type: ignore[no-untyped-def]
+    from statsmodels.iolib.table import SimpleTable
+
+    shown = frame.head(PRINTED_ROWS)
+    data = [[number(v) for v in row] for row in shown.itertuples(index=False)]
+    stubs = [" ".join(map(str, i)) if isinstance(i, tuple) else str(i) for i in shown.index]
+    return SimpleTable(data, headers=[str(c) for c in frame.columns], stubs=stubs, title=caption)
+
+
+def _cut(frame: pd.DataFrame) -> list[str]:
+    left = len(frame) - PRINTED_ROWS
+    return [f"... {left} more rows in to_frame()"] if left > 0 else []
+
+
+def slam_summary(fit: SlamResult, prob: float) -> Summary:
+    """Summary of a SLAM fit."""
+    posterior, design = fit.posterior, fit.design
+    table = fit.h2(prob)
+    diagnostics = fit.diagnostics()
+    if len(table):
+        diagnosed = diagnostics.loc["h2"]
+        for column in ("ess_bulk", "r_hat"):
+            table[column] = diagnosed[column].to_numpy()
+    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    dropped = f" ({design.n_dropped} dropped: {_reasons(design.dropped_because)})" if design.n_dropped else ""
+    facts = [
+        ("formula", design.formula),
+        ("rows", f"{design.n}{dropped}"),
+        ("traits", str(len(design.traits))),
+        ("random effects", ", ".join(c.label for c in fit.components) or "none"),
+        ("factors", f"{posterior.sizes['factor']} ({_used_factors(fit):.1f} carry 99 % of the shared variance)"),
+        (
+            "draws",
+            f"{chains} chain(s) × {draws}, after {fit.options['burn']} burn-in, thin {fit.options['thin']}; "
+            f"{fit.seconds:.1f} s",
+        ),
+        ("convergence", _convergence(diagnostics)),
+    ]
+    tables = [(f"Variance shares (h2), posterior mean and {prob:.0%} interval", table)]
+    worst = diagnostics.sort_values("ess_bulk").head(3)[["mean", "sd", "mcse", "ess_bulk", "ess_tail", "r_hat"]]
+    tables.append(("Smallest effective sample sizes", worst))
+    return Summary("SLAM: sparse factor mixed model", tuple(facts), tuple(tables), fit.notes)
+
+
+def _reasons(because: dict[str, int]) -> str:
+    return ", ".join(f"{column} missing in {count}" for column, count in because.items())
+
+
+def _used_factors(fit: SlamResult) -> float:
+    """Mean over draws of how many factors it takes to explain 99 % of what all factors explain."""
+    sizes = np.sort(np.sum(fit.posterior["Lambda"].to_numpy() ** 2, axis=-1), axis=-1)[..., ::-1]
+    if sizes.shape[-1] == 0:
+        return 0.0
+    cumulative = np.cumsum(sizes, axis=-1)
+    return float(np.mean(1 + np.sum(cumulative < 0.99 * cumulative[..., -1:], axis=-1)))
+
+
+def _convergence(diagnostics: pd.DataFrame) -> str:
+    worst = diagnostics["r_hat"].max()
+    if not np.isfinite(worst):
+        return "not assessed (fewer than four draws)"
+    smallest = diagnostics["ess_bulk"].min()
+    verdict = "good" if worst < 1.05 else "chains disagree: run longer (fit.extend) before you read the tables"
+    return f"worst R-hat {worst:.3f}, smallest ESS {smallest:.0f}: {verdict}"
+
+
+def html_page(title: str, parts: Sequence[str]) -> str:
+    """A self-contained HTML page."""
+    style = "body{font-family:sans-serif;max-width:60em;margin:2em auto}td,th{padding:.1em .7em;text-align:right}"
+    body = "\n".join(parts)
+    return f"<!doctype html><html><head><meta charset='utf-8'><title>{escape(title)}</title><style>{style}</style></head><body>{body}</body></html>"
