@@ -30,7 +30,24 @@ _HOMES: dict[str, str | None] = {
     "plots": None,
 }
 
-__all__ = ["__version__", "design", *_HOMES]  # noqa: PLE0604
+__all__ = [
+    "DEFAULT_STORE",
+    "Horseshoe",
+    "Infinite",
+    "PrecisionPrior",
+    "Priors",
+    "Relmat",
+    "__version__",
+    "datasets",
+    "design",
+    "errors",
+    "kinship",
+    "load",
+    "pedigree_relmat",
+    "plots",
+    "simulate",
+    "slam",
+]
 
 if TYPE_CHECKING:
     from . import datasets, errors, plots, simulate

@@ -151,6 +151,4 @@ def _assemble(
     kind: str,
     rank: int,
 ) -> Covariances:
-    return Covariances(
-        rotations, basis.astype(np.intp), 1.0 / v, np.log(v).sum(axis=1), residual_share, kind, rank
-    )
+    return Covariances(rotations, basis.astype(np.intp), 1.0 / v, np.log(v).sum(axis=1), residual_share, kind, rank)

@@ -83,7 +83,9 @@ def share_grid(n_effects: int, divisions: int, include_one: bool = False) -> Sha
     shell = np.ones_like(totals) if n_effects == 1 else outer**n_effects - inner**n_effects
     origin = 1.0 if n_effects == 1 else half**n_effects
 
-    shares = np.concatenate([np.zeros((1, n_effects)), (directions[:, None, :] * totals[:, None]).reshape(-1, n_effects)])
+    shares = np.concatenate(
+        [np.zeros((1, n_effects)), (directions[:, None, :] * totals[:, None]).reshape(-1, n_effects)]
+    )
     ray = np.concatenate([[0], np.repeat(np.arange(len(directions)), len(totals))]).astype(np.intp)
     cell = np.concatenate([[origin], np.outer(direction_cell, shell).ravel()])
     return ShareGrid(shares, ray, cell / cell.sum(), directions)

@@ -41,9 +41,7 @@ def mean_covariance(loadings: np.ndarray, factor_share: np.ndarray, own_variance
     return total
 
 
-def covariance_draws(
-    loadings: np.ndarray, factor_share: np.ndarray, own_variance: np.ndarray
-) -> Iterator[np.ndarray]:
+def covariance_draws(loadings: np.ndarray, factor_share: np.ndarray, own_variance: np.ndarray) -> Iterator[np.ndarray]:
     """Each draw's covariance matrix, shape (p, p)."""
     diagonal = np.diag_indices(loadings.shape[2])
     for Lambda, share, own in zip(loadings, factor_share, own_variance, strict=True):

@@ -179,7 +179,9 @@ class SlamResult(Result):
         flat = flat[self._alignment_draws]
         matched = np.take_along_axis(flat, order[:, :, None], axis=1) * sign[:, :, None]
         return pd.DataFrame(
-            matched.mean(axis=0), index=pd.RangeIndex(1, matched.shape[1] + 1, name="factor"), columns=self.design.traits
+            matched.mean(axis=0),
+            index=pd.RangeIndex(1, matched.shape[1] + 1, name="factor"),
+            columns=self.design.traits,
         )
 
     def fitted(self) -> pd.DataFrame:
@@ -245,9 +247,7 @@ class SlamResult(Result):
             draws += multiplier * self._values(f"U_{label}")[:, :, codes]
         low, high = np.quantile(draws, _tails(interval), axis=(0, 1))
         parts = {"mean": draws.mean(axis=(0, 1)), "lower": low, "upper": high}
-        frames = {
-            name: pd.DataFrame(v, index=design.X.index, columns=self.design.traits) for name, v in parts.items()
-        }
+        frames = {name: pd.DataFrame(v, index=design.X.index, columns=self.design.traits) for name, v in parts.items()}
         table = pd.concat(frames, axis=1).swaplevel(axis=1)
         return table[[(trait, name) for trait in self.design.traits for name in parts]]
 
@@ -347,7 +347,9 @@ class SlamResult(Result):
             for name, c in self.posterior.coords.items()
             if c.dtype.kind not in "iufb"
         }
-        self.posterior.assign_coords(coords).to_zarr(folder / "posterior.zarr", mode="w", zarr_format=2, consolidated=False)
+        self.posterior.assign_coords(coords).to_zarr(
+            folder / "posterior.zarr", mode="w", zarr_format=2, consolidated=False
+        )
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "posterior"}
         try:
             (folder / "fit.pickle").write_bytes(pickle.dumps(rest))

@@ -66,11 +66,11 @@ def number(value: object) -> str:
     """A cell: text as it is, numbers with four significant digits, missing as a dash."""
     if isinstance(value, str):
         return value
-    if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
+    if not isinstance(value, float):  # NumPy's float64 is one
+        return str(value)
+    if not np.isfinite(value):
         return "-"
-    if isinstance(value, float | np.floating):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _simple_table(frame: pd.DataFrame, caption: str):  # type: ignore[no-untyped-def]
@@ -142,5 +142,5 @@ def _convergence(diagnostics: pd.DataFrame) -> str:
 def html_page(title: str, parts: Sequence[str]) -> str:
     """A self-contained HTML page."""
     style = "body{font-family:sans-serif;max-width:60em;margin:2em auto}td,th{padding:.1em .7em;text-align:right}"
-    body = "\n".join(parts)
-    return f"<!doctype html><html><head><meta charset='utf-8'><title>{escape(title)}</title><style>{style}</style></head><body>{body}</body></html>"
+    head = f"<head><meta charset='utf-8'><title>{escape(title)}</title><style>{style}</style></head>"
+    return "\n".join(["<!doctype html><html>", head, "<body>", *parts, "</body></html>"])

@@ -130,7 +130,9 @@ def draw_trait_shares(
     """Draw (g_j, tau_j) jointly given the coefficients, U integrated out; eq. SLAM-8."""
     cov, b = group.cov, problem.b
     loadings = state.coef[block, b:]
-    penalty = np.einsum("jl,jl,jl,l->j", loadings, loadings, state.scales.local[block], state.scales.row, optimize=False)
+    penalty = np.einsum(
+        "jl,jl,jl,l->j", loadings, loadings, state.scales.local[block], state.scales.row, optimize=False
+    )
     forms = cov.quadratic_forms(residual, state.g[block])
     forms += penalty[:, None]
     state.g[block], state.tau[block] = draw_shares(
@@ -358,9 +360,7 @@ def loading_sums(state: State, b: int) -> np.ndarray:
 def draw_local_scales(problem: Problem, state: State, block: slice, rng: np.random.Generator) -> None:
     """Update the local scales of a block of traits."""
     loadings = state.coef[block, problem.b :]
-    problem.priors.loadings_prior.draw_local(
-        loadings * loadings * state.tau[block][:, None], state.scales, block, rng
-    )
+    problem.priors.loadings_prior.draw_local(loadings * loadings * state.tau[block][:, None], state.scales, block, rng)
 
 
 def draw_missing(problem: Problem, state: State, rng: np.random.Generator) -> None:

@@ -17,6 +17,8 @@ DRAWN = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U", "
 # Posterior means gathered as the chain goes.
 MEANS = ("U_mean", "Eta_mean")
 STORABLE = (*DRAWN, *MEANS)
+# Conditional means of successive iterations say nearly the same.
+MEANS_EVERY = 2
 DEFAULT_STORE = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U_mean", "Eta_mean")
 
 
@@ -80,7 +82,7 @@ class Snapshot:
         for m in range(len(out)):
             matrix = (self.loadings * factor[:, m]) @ self.loadings.T
             matrix[np.diag_indices(len(matrix))] += own[:, m]
-            out[np.ix_([m], order, order)] = matrix
+            out[m][np.ix_(order, order)] = matrix
         return out
 
 
@@ -171,17 +173,31 @@ class RunningMeans:
 
     ``E[U_m | rest] = K_m Z_m' alpha_m`` with ``alpha_m = h_m V^-1 e`` (plus the factors' part), so only ``alpha`` is
     summed and the levels are computed once, at the end.
+
+    Attributes
+    ----------
+    n, offered : int
+        Number of terms in the sums, and of draws that could have been.
+    eta : ndarray, shape (p, n)
+        Fitted values without ``Z U_R``; with U integrated out, minus the conditional mean of the residual.
+    alpha, own : ndarray, shape (n_components, p, n)
+        With U in the chain `own` has the traits' own parts, apart because they reach rows where a trait is not kept.
     """
 
     def __init__(self, problem: Problem):
         p, n, n_components = problem.p, problem.n, len(problem.components)
         self.n = 0
+        self.offered = 0
         self.eta = np.zeros((p, n))
         self.coef = np.zeros((p, problem.b))
         self.alpha = np.zeros((n_components, p, n))
-        # With U in the chain a trait's own part is needed apart, for rows where the trait is not kept.
         self.own = None if problem.collapsed else np.zeros((n_components, p, n))
         self._solved_factors = np.zeros((0, n))
+
+    def is_due(self, thin: int) -> bool:
+        """Whether the next kept draw goes into the sums: all, or every second one when nothing is thinned."""
+        self.offered += 1
+        return thin > 1 or self.offered % MEANS_EVERY == 1
 
     def start_draw(self, problem: Problem, state: State) -> None:
         """Prepare the factors' part, shared by all blocks."""
@@ -200,24 +216,24 @@ class RunningMeans:
     ) -> None:
         """Add one block of traits (blocks never overlap, so threads do not meet here)."""
         cov, grid, g, b = group.cov, problem.grid, state.g[block], problem.b
+        solved = cov.weights[g]
         if problem.collapsed:
-            solved = cov.weights[g] * residual
-            eta = self.eta[block]
-            eta += state.y[block]
-            eta -= cov.residual_share[g][:, None] * solved
+            solved *= residual
+            # y - E[residual]: the data are constant, so only the residual's mean is summed.
+            self.eta[block] -= cov.residual_share[g][:, None] * solved
         else:
             if len(cov.rotations) > 1:
                 residual = cov.coordinates(cov.from_coordinates(residual, old_points), g)
-            solved = cov.from_coordinates(residual * cov.weights[g], g)
+            solved = cov.from_coordinates(residual * solved, g)
             self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
         for m in range(len(problem.components)):
-            shares = grid.shares[g, m][:, None]
-            alpha = self.alpha[m, block]
-            alpha += (state.coef[block, b:] * grid.shares[state.gamma, m]) @ self._solved_factors
+            own = grid.shares[g, m][:, None] * solved
+            from_factors = (state.coef[block, b:] * grid.shares[state.gamma, m]) @ self._solved_factors
             if self.own is None:
-                alpha += shares * solved
+                from_factors += own
             else:
-                self.own[m, block][:, group.rows] += shares * solved
+                self.own[m, block][:, group.rows] += own
+            self.alpha[m, block] += from_factors
 
     def effects(self, problem: Problem) -> list[np.ndarray]:
         """Posterior mean of the effects of each component, shape (r_m, p), on the scale of the data."""
@@ -229,7 +245,10 @@ class RunningMeans:
 
     def fitted(self, problem: Problem) -> np.ndarray:
         """Posterior mean of ``XB + F Lambda + Z U_R`` on rows with data, shape (n, p), on the scale of the data."""
-        eta = problem.rotation.back(self.eta / max(self.n, 1))
+        eta = self.eta / max(self.n, 1)
+        if problem.collapsed:
+            eta += problem.y
+        eta = problem.rotation.back(eta)
         if self.own is not None:
             for m, component in enumerate(problem.components):
                 eta += component.levels_from_rows(self.own[m] / max(self.n, 1)) @ component.Z.T

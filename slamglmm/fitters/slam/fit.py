@@ -85,7 +85,11 @@ def run_chain(
     with single_threaded_blas():
         if previous is None:
             assert seed is not None
-            state, running, burn = start_state(problem, seed), RunningMeans(problem) if wants_means else None, schedule.burn
+            state, running, burn = (
+                start_state(problem, seed),
+                RunningMeans(problem) if wants_means else None,
+                schedule.burn,
+            )
         else:
             # An earlier result keeps its own state: extending it twice gives the same draws twice.
             state, running, burn = previous.state.copy(problem), copy.deepcopy(previous.running), 0
@@ -95,7 +99,8 @@ def run_chain(
             for iteration in range(burn + schedule.draws * schedule.thin):
                 after_burn = iteration - burn + 1
                 keep = after_burn > 0 and after_burn % schedule.thin == 0
-                sweep(problem, state, pool, running if keep else None)
+                due = keep and running is not None and running.is_due(schedule.thin)
+                sweep(problem, state, pool, running if due else None)
                 if keep:
                     buffer.add(problem, state)
                 iterations += 1
@@ -225,13 +230,11 @@ def fit_slam(
         raise OptionError(f"chains={chains!r}: expected an integer of at least 1.")
     schedule = Schedule(draws, burn, thin, store or DEFAULT_STORE, n_threads, n_jobs)
     begin = time.perf_counter()
-    model = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
+    model: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
     problem = build_problem(design, **model)
     root = np.random.SeedSequence(seed)
     runs = run_chains(problem, schedule, root.spawn(chains), None, progress)
-    components = tuple(
-        ComponentLabel(c.label, design.terms[c.term].label, c.effect) for c in problem.components
-    )
+    components = tuple(ComponentLabel(c.label, design.terms[c.term].label, c.effect) for c in problem.components)
     grid = pd.DataFrame(problem.grid.shares, columns=[c.label for c in problem.components])
     grid["prior_traits"] = np.exp(problem.log_prior_traits)
     grid["prior_factors"] = np.exp(problem.log_prior_factors)
@@ -260,9 +263,7 @@ def fit_slam(
     )
 
 
-def posterior_dataset(
-    problem: Problem, design: Design, runs: Sequence[ChainRun], store: Sequence[str]
-) -> xr.Dataset:
+def posterior_dataset(problem: Problem, design: Design, runs: Sequence[ChainRun], store: Sequence[str]) -> xr.Dataset:
     """Label the draws and means of all chains."""
     n_kept = min(run.n_draws for run in runs)
     labels = [component.label for component in problem.components]

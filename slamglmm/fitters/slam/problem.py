@@ -229,7 +229,9 @@ def build_problem(
             rows = np.flatnonzero(mask)
             whole = len(rows) == n
             cov = (
-                factor_cov if whole else _covariances([kernel[np.ix_(rows, rows)] for kernel in kernels], grid, len(rows))
+                factor_cov
+                if whole
+                else _covariances([kernel[np.ix_(rows, rows)] for kernel in kernels], grid, len(rows))
             )
             members = slice(start, start + len(traits))
             groups.append(
@@ -337,10 +339,11 @@ def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:
     components = []
     for t, term in enumerate(design.terms):
         group = term.label.split("|")[-1]  # "gr(id, D)" keeps its matrix
-        if len(np.unique(term.codes[active])) < 2:
+        present = term.levels[np.unique(term.codes[active])]
+        if len(present) < 2:
             raise DataError(
-                f"random term '{term.label}' has a single level ({shortlist(term.levels[np.unique(term.codes[active])])})"
-                " in the rows with data: its variance cannot be estimated. Leave the term out."
+                f"random term '{term.label}' has a single level ({shortlist(present)}) in the rows with data: "
+                "its variance cannot be estimated. Leave the term out."
             )
         for c, effect in enumerate(term.effects):
             label = term.label if len(term.effects) == 1 else group if effect == "Intercept" else f"{effect}|{group}"
@@ -360,14 +363,15 @@ def _check_kernels(components: Sequence[Component], kernels: Sequence[np.ndarray
             raise DataError(f"random term '{component.label}': Z K Z' is zero on the rows with data.")
         if np.abs(kernel - mean * np.eye(len(kernel))).max() <= 1e-8 * mean:
             raise DataError(
-                f"random term '{component.label}' has one record for each level and no relationships between levels, so "
-                "it cannot be told from the residual (its h2 would only repeat the prior). Pass a relationship matrix, "
-                f"relmat={{'{component.label}': K}}, for example K = slamglmm.kinship(markers), or leave the term out."
+                f"random term '{component.label}' has one record for each level and no relationships between levels, "
+                "so it cannot be told from the residual (its h2 would only repeat the prior). Pass a relationship "
+                f"matrix, relmat={{'{component.label}': K}}, for example K = slamglmm.kinship(markers), or leave the "
+                "term out."
             )
         if component.K is not None and not 0.8 <= mean <= 1.25:
             warnings.warn(
-                f"relmat for '{component.label}': mean diagonal of Z K Z' is {mean:.3g}. K is used as given, so h2 is the "
-                "share at one unit of K, not at the average individual; divide K by this number if you want the latter.",
+                f"relmat for '{component.label}': mean diagonal of Z K Z' is {mean:.3g}. K is used as given, so h2 is "
+                "the share at one unit of K, not at the average individual; divide K by this number if you want that.",
                 ScaleWarning,
                 stacklevel=2,
             )
@@ -391,11 +395,7 @@ def _check_collinear(x: np.ndarray, names: list[str]) -> None:
     bad = int(np.flatnonzero(~estimable)[0])
     before = [i for i in range(bad) if estimable[i]]
     weights, *_ = np.linalg.lstsq(x[before].T, x[bad], rcond=None)
-    partners = [
-        names[i]
-        for i, w in zip(before, weights, strict=True)
-        if abs(w) * norms[i] > 1e-6 * norms[bad]
-    ]
+    partners = [names[i] for i, w in zip(before, weights, strict=True) if abs(w) * norms[i] > 1e-6 * norms[bad]]
     raise DataError(
         f"fixed effects are collinear: '{names[bad]}' is a combination of {shortlist(partners)}. "
         "Their effects cannot be told apart; leave one out."
@@ -445,7 +445,7 @@ def _describe_groups(
     if n_effects > 1:
         how = {
             "diagonal": "they commute, so one rotation serves all",
-            "rays": f"they do not commute: one eigenbasis for each of {len(cov.rotations)} directions, joint rank {cov.rank}",
+            "rays": f"they do not commute: an eigenbasis for each of {len(cov.rotations)} directions, rank {cov.rank}",
         }[cov.kind]
         lines.append(f"{n_effects} variance shares; {how}")
     n_imputed = sum(int(group.imputed.sum()) for group in groups)
@@ -457,7 +457,12 @@ def _describe_groups(
             f"{n_imputed} cell(s) inside them are drawn, the others are integrated out"
         )
     columns = list(design.X.columns)
-    aliased = [(j, c) for group in groups for j in range(group.traits.start, group.traits.stop) for c in np.flatnonzero(~group.estimable)]
+    aliased = [
+        (j, c)
+        for group in groups
+        for j in range(group.traits.start, group.traits.stop)
+        for c in np.flatnonzero(~group.estimable)
+    ]
     if aliased:
         j, c = aliased[0]
         lines.append(

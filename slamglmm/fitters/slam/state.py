@@ -101,10 +101,14 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         B = np.linalg.lstsq(problem.x.T, y.T, rcond=None)[0].T if b else np.zeros((p, 0))
         rest = y - B @ problem.x
         if p <= n:
-            _, vectors = scipy.linalg.eigh(rest @ rest.T, subset_by_index=[p - k, p - 1]) if k else (None, np.zeros((p, 0)))
+            _, vectors = (
+                scipy.linalg.eigh(rest @ rest.T, subset_by_index=[p - k, p - 1]) if k else (None, np.zeros((p, 0)))
+            )
             factors = vectors[:, ::-1].T @ rest
         else:
-            _, vectors = scipy.linalg.eigh(rest.T @ rest, subset_by_index=[n - k, n - 1]) if k else (None, np.zeros((n, 0)))
+            _, vectors = (
+                scipy.linalg.eigh(rest.T @ rest, subset_by_index=[n - k, n - 1]) if k else (None, np.zeros((n, 0)))
+            )
             factors = vectors[:, ::-1].T.copy()
         factors *= np.sqrt(n) / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-8)
         loadings = rest @ factors.T / n
