@@ -1,0 +1,49 @@
+"""Slow, plain twins of the compiled kernels: same names, same arguments, same noise."""
+
+import numpy as np
+
+
+def draw_regressions(grams, which, prior_prec, rhs, yy, z, gamma, rate, work, coef, tau):
+    for j in range(len(rhs)):
+        precision = grams[which[j]] + np.diag(prior_prec[j])
+        try:
+            root = np.linalg.cholesky(precision)
+        except np.linalg.LinAlgError:
+            return j
+        mean = np.linalg.solve(precision, rhs[j])
+        explained = rhs[j] @ mean
+        tau[j] = gamma[j] / (rate + 0.5 * max(yy[j] - explained, 0.0))
+        coef[j] = mean + np.linalg.solve(root.T, z[j]) / np.sqrt(tau[j])
+    return -1
+
+
+def draw_gaussians(precisions, which, rhs, z, work, out):
+    for i in range(len(rhs)):
+        precision = precisions[which[i]]
+        try:
+            root = np.linalg.cholesky(precision)
+        except np.linalg.LinAlgError:
+            return i
+        out[i] = np.linalg.solve(precision, rhs[i]) + np.linalg.solve(root.T, z[i])
+    return -1
+
+
+def draw_horseshoe_rows(q, gamma_delta, gamma_global, exponential, shape, rate, t0, delta, t2):
+    k = len(q)
+    for sweep in range(len(gamma_global)):
+        xi = (1 / t0**2 + 1 / t2) / exponential[sweep, 0]
+        t2 = (1 / xi + np.sum(q / np.cumprod(delta))) / gamma_global[sweep]
+        for h in range(1, k):
+            others = delta.copy()
+            others[h] = 1.0
+            delta[h] = (rate + np.sum((q / np.cumprod(others))[h:]) / t2) / gamma_delta[sweep, h]
+    return t2
+
+
+def draw_infinite_rows(s, gamma_delta, rate_first, rate_rest, delta):
+    for sweep in range(len(gamma_delta)):
+        for h in range(len(s)):
+            others = delta.copy()
+            others[h] = 1.0
+            rate = rate_first if h == 0 else rate_rest
+            delta[h] = gamma_delta[sweep, h] / (rate + np.sum((s * np.cumprod(others))[h:]))

@@ -1,0 +1,248 @@
+"""Joint-distribution tests of the whole iteration, and errors planted in it that they must find.
+
+One false alarm in 10 000 runs of this file, over all its cases and statistics together (Bonferroni); seeds are fixed.
+"""
+
+import numpy as np
+import pytest
+
+from slamglmm.fitters.slam import blocks
+from slamglmm.fitters.slam import problem as problem_module
+from slamglmm.fitters.slam.sweep import sweep
+from slamglmm.priors import Horseshoe, Infinite, PrecisionPrior, Priors
+from tests.reference.geweke import FixedGlobal, joint_test, threshold, worst
+from tests.reference.problems import tiny_problem, uncollapsed
+
+FALSE_ALARM = 1e-4
+N_TESTS = 40  # at least the number of joint tests below, long ones included
+
+ONE, TWO = "~ 0 + (1 | g)", "~ 0 + (1 | g) + (1 | h)"
+SCATTERED = [([0, 3], 1), ([5, 6, 7], 2)]
+LIGHT = {
+    "horseshoe": FixedGlobal(n_sweeps=3),
+    "infinite": Infinite(df=6.0, delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3),
+}
+HEAVY = {"horseshoe": Horseshoe(n_sweeps=3), "infinite": Infinite(n_sweeps=3)}
+
+# What each case passes through that the others do not.
+CASES = {
+    "U integrated out, t = 1 on the grid": dict(formula=ONE),
+    "U integrated out, two effects that commute": dict(formula=TWO, n=9, balanced=True),
+    "U integrated out, singular K, fixed effects": dict(formula="~ x + (1 | g)", rank=5),
+    "U in the chain, one effect": dict(formula=ONE, rank=7, uncollapse=True),
+    "U in the chain, two effects on rays": dict(formula=TWO),
+    "patterns, one effect, fixed effects": dict(formula="~ x + (1 | g)", missing=SCATTERED),
+    "patterns, two effects on rays": dict(formula=TWO, missing=SCATTERED),
+    "imputed, one effect": dict(formula=ONE, missing=SCATTERED, impute=True),
+    "imputed, two effects on rays, fixed effects": dict(formula="~ x + (1 | g) + (1 | h)", missing=SCATTERED, impute=True),
+}
+
+
+def make(case, loadings, monkeypatch, n=9):
+    options = dict(n=n) | CASES[case]
+    uncollapse, impute = options.pop("uncollapse", False), options.pop("impute", False)
+    if options.pop("balanced", False):
+        options["levels"] = 3  # g and h are then the same blocks: their kernels commute
+        options["rank"] = None
+    if impute:
+        monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
+    # Shares of traits and factors with priors of their own, and not flat.
+    priors = Priors(
+        loadings=loadings,
+        h2=lambda h: 1.0 + h.sum(axis=1),
+        h2_factors=lambda h: 2.0 - h.sum(axis=1),
+        factor=PrecisionPrior(V=0.8, nu=4),  # wide, so that its part in each step shows
+    )
+    problem = tiny_problem(priors=priors, **options)
+    problem = uncollapsed(problem) if uncollapse else problem
+    assert problem.impute == impute
+    assert problem.collapsed == case.startswith("U integrated")
+    return problem
+
+
+def check(z, df):
+    bound = threshold(len(z) * N_TESTS, df, FALSE_ALARM)
+    assert len(z) > 50
+    assert max(map(abs, z.values())) < bound, f"beyond {bound:.2f}: {worst(z)}"
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize("prior", LIGHT)
+@pytest.mark.parametrize("case", CASES)
+def test_iteration_keeps_the_joint_law(case, prior, monkeypatch):
+    """A wrong conditional, or steps in an order that does not leave the posterior alone."""
+    problem = make(case, LIGHT[prior], monkeypatch)
+    check(joint_test(problem, chains=150, length=50, draws=4000, seed=list(f"{case}{prior}".encode())), 149)
+
+
+@pytest.mark.parametrize("prior", HEAVY)
+@pytest.mark.parametrize("case", ["U integrated out, singular K, fixed effects", "patterns, two effects on rays"])
+def test_two_iterations_from_exact_draws(case, prior, monkeypatch):
+    """The same with the priors that users get, half-Cauchy scales included: no chain, so tails do not matter."""
+    problem = make(case, HEAVY[prior], monkeypatch)
+    seed = list(f"{case}{prior}".encode())
+    check(joint_test(problem, chains=1500, length=2, draws=4000, seed=seed, redraw=False), 1499)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize("prior", LIGHT)
+@pytest.mark.parametrize("case", CASES)
+def test_iteration_keeps_the_joint_law_long(case, prior, monkeypatch):
+    """Errors a fifth as large."""
+    problem = make(case, LIGHT[prior], monkeypatch)
+    check(joint_test(problem, chains=800, length=150, draws=60_000, seed=list(f"long{case}{prior}".encode())), 799)
+
+
+# ---- planted errors -------------------------------------------------------------------------------------------------
+
+
+def plant_tau_shape(patch):
+    """tau in the loadings step: shape a0 + n/2 in place of a0 + (n-b)/2, the two fixed effects forgotten."""
+    right = blocks.draw_regressions
+
+    def wrong(*arguments):
+        arguments = list(arguments)
+        gamma = arguments[6]
+        arguments[6] = gamma + np.random.default_rng(int(1e9 * gamma[0])).standard_gamma(1.0, len(gamma))
+        return right(*arguments)
+
+    patch.setattr(blocks, "draw_regressions", wrong)
+
+
+def plant_missing_k(patch):
+    """(g, tau) given the loadings: only the n = 9 residuals carry tau, not the k = 2 loadings."""
+    right = blocks.draw_shares
+
+    def wrong(forms, logdet, log_prior, prior, n_terms, rng):
+        return right(forms, logdet, log_prior, prior, n_terms - 2 * (n_terms == 11), rng)
+
+    patch.setattr(blocks, "draw_shares", wrong)
+
+
+def plant_logdet(patch):
+    """Shares: half of log|V| forgotten."""
+    right = blocks.draw_shares
+
+    def wrong(forms, logdet, *rest):
+        return right(forms, 0.5 * logdet, *rest)
+
+    patch.setattr(blocks, "draw_shares", wrong)
+
+
+def plant_gig_order(patch):
+    """Scale move: the Jacobian of f -> c f without that of lambda -> lambda / c."""
+    right = blocks.draw_gig
+
+    def wrong(order, chi, psi, rng):
+        return right(order + 1.5, chi, psi, rng)  # p = 3
+
+    patch.setattr(blocks, "draw_gig", wrong)
+
+
+def plant_swap(patch):
+    """Neighbours always exchanged."""
+    right = blocks.swap_neighbours
+
+    def wrong(problem, state, q, rng):
+        row = state.scales.row.copy()
+        state.scales.row[:] = 1.0  # the ratio is one
+        right(problem, state, q, rng)
+        state.scales.row[:] = row
+
+    patch.setattr(blocks, "swap_neighbours", wrong)
+
+
+def plant_factor_precision(patch):
+    """Factor step: kappa forgotten in the prior."""
+    right = blocks.draw_factors
+
+    def wrong(problem, state, random, pool):
+        kappa = state.kappa.copy()
+        state.kappa[:] = 1.0
+        right(problem, state, random, pool)
+        state.kappa[:] = kappa
+
+    patch.setattr(blocks, "draw_factors", wrong)
+
+
+def plant_random_variance(patch):
+    """Z U: variance (1-s)(1-(1-s)w) taken for 1-(1-s)w."""
+
+    def wrong(cov, residual, points, prec, rng):
+        left = cov.residual_share[points][:, None]
+        share = np.maximum(1.0 - left * cov.weights[points], 0.0)
+        noise = rng.standard_normal(residual.shape) * np.sqrt(share / prec[:, None])
+        return cov.from_coordinates(share * residual + noise, points)
+
+    patch.setattr(blocks, "draw_random_rows", wrong)
+
+
+def plant_stale_points(patch):
+    """Z U drawn at the shares from before their update: an order that is not a valid collapsed sampler."""
+    right = blocks.weigh_given_random
+
+    def wrong(problem, group, state, block, residual, old_points, rng):
+        g = state.g[block].copy()
+        state.g[block] = old_points
+        right(problem, group, state, block, residual, old_points, rng)
+        state.g[block] = g
+
+    patch.setattr(blocks, "weigh_given_random", wrong)
+
+
+def plant_imputed_variance(patch):
+    """Missing cells drawn with the total precision of the trait, as if U were not given."""
+    right = blocks.draw_missing
+
+    def wrong(problem, state, rng):
+        tau = state.tau.copy()
+        state.tau *= problem.grid.residual_share[state.g]
+        right(problem, state, rng)
+        state.tau[:] = tau
+
+    patch.setattr(blocks, "draw_missing", wrong)
+
+
+class WrongLocal(Infinite):
+    """phi: shape df/2 instead of (df+1)/2."""
+
+    def draw_local(self, scaled, scales, block, rng):
+        local = scales.local[block]
+        local[:] = rng.standard_gamma(0.5 * self.df, local.shape) / (0.5 * (self.df + scales.row * scaled))
+
+
+class WrongRows(FixedGlobal):
+    """delta: one loading too many in its shape."""
+
+    def draw_rows(self, q, scales, n_rows, rng):
+        FixedGlobal(delta_shape=self.delta_shape + 0.5, n_sweeps=3).draw_rows(q, scales, n_rows, rng)
+
+
+ONE_EFFECT, ON_RAYS = "U integrated out, singular K, fixed effects", "U in the chain, two effects on rays"
+PLANTED = {
+    "tau shape": (plant_tau_shape, ONE_EFFECT, LIGHT["infinite"]),
+    "missing k": (plant_missing_k, ONE_EFFECT, LIGHT["infinite"]),
+    "half the log determinant": (plant_logdet, ONE_EFFECT, LIGHT["infinite"]),
+    "order of the scale move": (plant_gig_order, ONE_EFFECT, LIGHT["infinite"]),
+    "swap always": (plant_swap, ONE_EFFECT, LIGHT["horseshoe"]),
+    "factor precision": (plant_factor_precision, ON_RAYS, LIGHT["horseshoe"]),
+    "variance of Z U": (plant_random_variance, "U in the chain, one effect", LIGHT["horseshoe"]),
+    "Z U at stale shares": (plant_stale_points, "U in the chain, one effect", LIGHT["horseshoe"]),
+    "variance of imputed cells": (plant_imputed_variance, "imputed, one effect", LIGHT["horseshoe"]),
+    "shape of phi": (None, ONE_EFFECT, WrongLocal(df=6.0, delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3)),
+    "shape of delta": (None, ONE_EFFECT, WrongRows(n_sweeps=3)),
+}
+
+
+@pytest.mark.parametrize("error", PLANTED)
+def test_planted_errors_are_found(error, monkeypatch):
+    """The power of the test above: each of these must break it, at the same size and the same bound."""
+    plant, case, loadings = PLANTED[error]
+    problem = make(case, loadings, monkeypatch)
+    if plant is not None:
+        plant(monkeypatch)
+    z = joint_test(problem, chains=150, length=50, draws=4000, seed=1, transition=sweep)
+    print(f"{error}: {worst(z)}")
+    with pytest.raises(AssertionError, match="beyond"):
+        check(z, 149)
