@@ -56,8 +56,8 @@ class SlamPlots:
             ``"h2"``, ``"G"`` and ``"R"`` (variances of the random effects and of the residual), or any variable of
             ``fit.posterior`` with draws of one number a trait.
         traits : str or sequence of str, optional
-            Which traits, in this order. By default the six quantities with the largest R-hat: what looks good
-            there looks good everywhere.
+            Which traits, in this order. By default the six quantities with the smallest effective sample size: what
+            looks good there looks good everywhere.
         ax : matplotlib Axes, optional
             Where to draw; a new figure by default.
 
@@ -79,7 +79,7 @@ class SlamPlots:
         values = quantities.to_numpy().reshape(chains, draws, -1)
         table = diagnose(values, quantities.columns)
         if wanted is None:
-            chosen = np.argsort(-table["r_hat"].fillna(-np.inf).to_numpy(), kind="stable")[:TRACED]
+            chosen = np.argsort(table["ess_bulk"].fillna(np.inf).to_numpy(), kind="stable")[:TRACED]
             values, table = values[:, :, chosen], table.iloc[chosen]
         count = len(table)
         if ax is None:
@@ -108,8 +108,9 @@ class SlamPlots:
         for axis in (ax, right):
             axis.tick_params(axis="y", length=0)
         ax.set_xlabel("kept draw")
-        which = "the largest R-hat" if wanted is None else "given traits"
-        ax.set_title(f"Trace of {', '.join(names)} ({which}; {chains} chains by colour)", fontsize=11)
+        which = ": smallest effective sample sizes" if wanted is None else ""
+        colours = f" ({chains} chains by colour)" if chains > 1 else ""
+        ax.set_title(f"Trace of {', '.join(names)}{which}{colours}", fontsize=11)
         return ax
 
     def h2(self, prob: float = 0.9, term: str | None = None, ax: Axes | None = None, *, sort: bool = True) -> Axes:
@@ -160,7 +161,7 @@ class SlamPlots:
         ax.set_xlabel(f"share of {of_what} in the variance")
         ax.set_title(f"Variance shares (h2): posterior mean and {prob:.0%} interval", fontsize=11)
         if len(terms) > 1:
-            ax.legend(loc="best", fontsize=8, framealpha=0.9)
+            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
         return ax
 
     def G(self, label: str | None = None, correlation: bool = True, ax: Axes | None = None) -> Axes:
