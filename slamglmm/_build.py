@@ -23,7 +23,7 @@ DIRECTIVES = {
 FLAGS = ["-O2" if CHECKED else "-O3", "-g0", "-fno-math-errno", "-ffp-contract=off"]
 
 
-class build_ext(_build_ext):  # noqa: N801  (setuptools looks the command up by this name)
+class build_ext(_build_ext):
     """Cythonize the ext-modules of pyproject.toml with the directives and flags above."""
 
     def finalize_options(self) -> None:
@@ -35,6 +35,16 @@ class build_ext(_build_ext):  # noqa: N801  (setuptools looks the command up by 
         super().finalize_options()
         # A fast build after a checked one would otherwise reuse its objects.
         self.force = True
+
+    def run(self) -> None:
+        """Build, and leave the kernels beside their sources too.
+
+        ``python -m slamglmm`` and ``python -m pytest`` in a checkout import the package from the checkout, not from
+        where pip put it, so both places need the kernels.
+        """
+        super().run()
+        if not self.inplace:
+            self.copy_extensions_to_source()
 
     def build_extension(self, ext) -> None:  # type: ignore[no-untyped-def]
         """Compile one kernel; MSVC knows none of the GCC flags."""
