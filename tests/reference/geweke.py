@@ -137,8 +137,16 @@ class Record:
 
     def __init__(self, problem, size):
         p, n, b, k = problem.p, problem.n, problem.b, problem.n_factors
-        shapes = dict(y=(p, n), coef=(p, b + k), tau=(p,), g=(p,), factors=(k, n), kappa=(k,), gamma=(k,))
-        shapes |= dict(local=(p, k), row=(k,), delta=(k,), t2=())
+        shapes = {
+            "y": (p, n),
+            "coef": (p, b + k),
+            "tau": (p,),
+            "g": (p,),
+            "factors": (k, n),
+            "kappa": (k,),
+            "gamma": (k,),
+        }
+        shapes |= {"local": (p, k), "row": (k,), "delta": (k,), "t2": ()}
         self.values = {
             name: np.empty((size, *shape), dtype=np.intp if name in ("g", "gamma") else float)
             for name, shape in shapes.items()

@@ -26,20 +26,24 @@ HEAVY = {"horseshoe": Horseshoe(n_sweeps=3), "infinite": Infinite(n_sweeps=3)}
 
 # What each case passes through that the others do not.
 CASES = {
-    "U integrated out, t = 1 on the grid": dict(formula=ONE),
-    "U integrated out, two effects that commute": dict(formula=TWO, n=9, balanced=True),
-    "U integrated out, singular K, fixed effects": dict(formula="~ x + (1 | g)", rank=5),
-    "U in the chain, one effect": dict(formula=ONE, rank=7, uncollapse=True),
-    "U in the chain, two effects on rays": dict(formula=TWO),
-    "patterns, one effect, fixed effects": dict(formula="~ x + (1 | g)", missing=SCATTERED),
-    "patterns, two effects on rays": dict(formula=TWO, missing=SCATTERED),
-    "imputed, one effect": dict(formula=ONE, missing=SCATTERED, impute=True),
-    "imputed, two effects on rays, fixed effects": dict(formula="~ x + (1 | g) + (1 | h)", missing=SCATTERED, impute=True),
+    "U integrated out, t = 1 on the grid": {"formula": ONE},
+    "U integrated out, two effects that commute": {"formula": TWO, "n": 9, "balanced": True},
+    "U integrated out, singular K, fixed effects": {"formula": "~ x + (1 | g)", "rank": 5},
+    "U in the chain, one effect": {"formula": ONE, "rank": 7, "uncollapse": True},
+    "U in the chain, two effects on rays": {"formula": TWO},
+    "patterns, one effect, fixed effects": {"formula": "~ x + (1 | g)", "missing": SCATTERED},
+    "patterns, two effects on rays": {"formula": TWO, "missing": SCATTERED},
+    "imputed, one effect": {"formula": ONE, "missing": SCATTERED, "impute": True},
+    "imputed, two effects on rays, fixed effects": {
+        "formula": "~ x + (1 | g) + (1 | h)",
+        "missing": SCATTERED,
+        "impute": True,
+    },
 }
 
 
 def make(case, loadings, monkeypatch, n=9):
-    options = dict(n=n) | CASES[case]
+    options = {"n": n} | CASES[case]
     uncollapse, impute = options.pop("uncollapse", False), options.pop("impute", False)
     if options.pop("balanced", False):
         options["levels"] = 3  # g and h are then the same blocks: their kernels commute
