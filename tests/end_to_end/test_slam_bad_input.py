@@ -81,7 +81,7 @@ def test_indefinite_relationship_matrix_names_the_eigenvalue(frame, Y, K):
 def test_asymmetric_relationship_matrix_names_the_pair(frame, Y, K):
     bad = K.copy()
     bad.loc["L02", "L05"] += 0.5
-    with pytest.raises(RelmatError, match="L02.*L05|L05.*L02"):
+    with pytest.raises(RelmatError, match=r"L02.*L05|L05.*L02"):
         fit(frame, Y, bad)
 
 
@@ -97,7 +97,7 @@ def test_number_of_factors(frame, Y, K, k):
 
 
 def test_unknown_prior_lists_the_known():
-    with pytest.raises(OptionError, match="unknown prior. Choose one of 'horseshoe', 'infinite'"):
+    with pytest.raises(OptionError, match=r"unknown prior. Choose one of 'horseshoe', 'infinite'"):
         sg.Priors(loadings="lasso")
     with pytest.raises(OptionError, match="expected 'uniform', 'spike', a callable density or an array"):
         fit(
@@ -110,7 +110,7 @@ def test_unknown_prior_lists_the_known():
 
 
 def test_prior_masses_of_the_wrong_length(frame, Y, K):
-    with pytest.raises(OptionError, match="expected 21 masses.*got 3"):
+    with pytest.raises(OptionError, match=r"expected 21 masses.*got 3"):
         fit(frame, Y, K * 0 + np.eye(N) + 0.1, priors=sg.Priors(h2=[0.2, 0.3, 0.5]))
 
 
@@ -126,7 +126,7 @@ def test_unknown_quantity_to_store(frame, Y, K):
 
 
 def test_unknown_link(frame, Y, K):
-    with pytest.raises(OptionError, match="unknown link. Choose one of 'identity'"):
+    with pytest.raises(OptionError, match=r"unknown link. Choose one of 'identity'"):
         fit(frame, Y, K, link="logit")
 
 
@@ -192,7 +192,7 @@ def test_interval_needs_stored_effects(frame, Y, K):
 
 
 def test_what_was_not_stored_is_named(frame, Y, K):
-    with pytest.raises(OptionError, match="'h2_factor' was not stored. Refit with it in store="):
+    with pytest.raises(OptionError, match=r"'h2_factor' was not stored. Refit with it in store="):
         fit(frame, Y, K, store=["h2"]).G()
 
 

@@ -131,7 +131,7 @@ def run_chains(
     Warns
     -----
     ConvergenceWarning
-        The run was interrupted; the draws so far are kept, cut to the shortest chain.
+        The run was interrupted; the draws so far are kept, chains cut to the same length.
     """
     chains = len(seeds or previous or [])
     n_jobs = min(schedule.n_jobs if schedule.n_jobs > 0 else os.cpu_count() or 1, chains)
@@ -155,17 +155,29 @@ def run_chains(
             from joblib import Parallel, delayed
 
             runs = Parallel(n_jobs=n_jobs)(delayed(_run_in_worker)(*task) for task in tasks)
+    kept = _longest_rectangle([run.n_draws for run in runs])
+    if not kept:
+        raise KeyboardInterrupt("interrupted before the first kept draw")
+    runs = [runs[c] for c in kept]
     shortest = min(run.n_draws for run in runs)
-    if shortest < schedule.draws:
-        if shortest == 0:
-            raise KeyboardInterrupt("interrupted before the first kept draw")
+    if len(runs) < chains or shortest < schedule.draws:
         warnings.warn(
-            f"interrupted: {shortest} of {schedule.draws} draws kept in each of {chains} chain(s). "
+            f"interrupted: {shortest} of {schedule.draws} draws kept in {len(runs)} of {chains} chain(s). "
             "fit.extend(draws) goes on from here.",
             ConvergenceWarning,
             stacklevel=3,
         )
     return runs
+
+
+def _longest_rectangle(lengths: Sequence[int]) -> list[int]:
+    """Chains to keep after an interrupt: most draws in all when chains are cut to the same length."""
+    best, kept = 0, []
+    for length in lengths:
+        chosen = [c for c, other in enumerate(lengths) if other >= length]
+        if length * len(chosen) > best:
+            best, kept = length * len(chosen), chosen
+    return kept
 
 
 def _default_threads(problem: Problem, n_jobs: int) -> int:
