@@ -1,0 +1,238 @@
+"""From a `Design` to what the moments are taken of: whitened rows, a basis of X, residuals, spread terms."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ...design import Design
+from ...errors import DataError, SlamError, shortlist
+from .markers import MarkerTerm
+from .sources import ArraySource, Source
+from .spread import Component, Spread, components_of, families
+
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything a method needs, rows multiplied by the square root of their weights.
+
+    Attributes
+    ----------
+    y : ndarray, n x t
+    x : ndarray, n x b
+    basis : ndarray, n x m
+        Q, orthonormal, spanning the columns of x.
+    residuals : ndarray, n x t
+        ``(I - QQ') y``.
+    terms : tuple of Spread
+    components : tuple of Component
+        Unknowns of the terms; markers and the residual are not among them.
+    markers : tuple of MarkerTerm
+        Components ``W W'/m`` that are never formed.
+    traits : tuple of str
+    x_names : tuple of str
+    log_weights : float
+        Sum of the logarithms of the observation weights.
+    """
+
+    y: np.ndarray
+    x: np.ndarray
+    basis: np.ndarray
+    residuals: np.ndarray
+    terms: tuple[Spread, ...]
+    components: tuple[Component, ...]
+    traits: tuple[str, ...]
+    x_names: tuple[str, ...]
+    markers: tuple[MarkerTerm, ...] = ()
+    log_weights: float = 0.0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.x)
+
+    @property
+    def m(self) -> int:
+        """Rank of X."""
+        return self.basis.shape[1]
+
+    @property
+    def t(self) -> int:
+        """Number of traits."""
+        return self.y.shape[1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Residual first, then the components, then the markers."""
+        return (RESIDUAL, *(c.label for c in self.components), *(m.label for m in self.markers))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of basis and residuals: moments add up only when these agree."""
+        digest = hashlib.blake2b(np.ascontiguousarray(self.basis), digest_size=12)
+        digest.update(np.ascontiguousarray(self.residuals))
+        return digest.hexdigest()
+
+    @cached_property
+    def families(self) -> np.ndarray:
+        """Family of each row."""
+        if self.markers:
+            return np.zeros(self.n, dtype=np.intp)
+        return families(self.terms, self.n)
+
+    def take(self, rows: np.ndarray, residuals: np.ndarray | None = None) -> Problem:
+        """The same model for some rows, projected anew.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+        residuals : ndarray, rows x t, optional
+            Use these with an empty basis instead (residuals of a fit to all rows).
+        """
+        x = self.x[rows]
+        if residuals is None:
+            basis = orthonormal_basis(x)[0]
+            residuals = project(basis, self.y[rows])
+        else:
+            basis = np.zeros((len(rows), 0))
+        terms = tuple(term.take(rows) for term in self.terms)
+        return Problem(self.y[rows], x, basis, residuals, terms, self.components, self.traits, self.x_names)
+
+
+def build_problem(design: Design, markers: tuple[MarkerTerm, ...] = (), response: bool = True) -> Problem:
+    """Lay out a design.
+
+    Parameters
+    ----------
+    design : Design
+        Without missing responses.
+    markers : tuple of MarkerTerm
+    response : bool
+        False when a distance takes the place of the response.
+
+    Raises
+    ------
+    DataError
+        No response, or fewer rows than fixed effects.
+    """
+    if design.Y is None:
+        if response:
+            raise DataError(
+                "he() needs a response: write it left of '~', or pass Y= (rows of the frame x traits) or distance=."
+            )
+        y = np.zeros((design.n, 0))
+        traits: tuple[str, ...] = ("distance",)
+    else:
+        y = design.Y.to_numpy(dtype=float)
+        traits = tuple(map(str, design.Y.columns))
+    if design.offset is not None:
+        y = y - design.offset[:, None]
+    x = design.X.to_numpy(dtype=float)
+    root = np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
+    if design.weights is not None:
+        y, x = y * root[:, None], x * root[:, None]
+    basis, kept = orthonormal_basis(x)
+    if design.n <= basis.shape[1] or design.n <= x.shape[1]:
+        raise DataError(
+            f"{design.n} rows cannot estimate {x.shape[1]} fixed effects and a variance; "
+            "more rows than fixed effects are needed."
+        )
+    notes = []
+    if not kept.all():
+        dropped = design.X.columns[~kept]
+        notes.append(f"fixed effects are collinear: {shortlist(dropped)} left out (a combination of earlier columns)")
+    terms = _spreads(design, root)
+    return Problem(
+        y=y,
+        x=x,
+        basis=basis,
+        residuals=project(basis, y),
+        terms=terms,
+        components=components_of(terms),
+        traits=traits,
+        x_names=tuple(map(str, design.X.columns)),
+        markers=markers,
+        log_weights=0.0 if design.weights is None else float(np.log(design.weights).sum()),
+        notes=tuple(notes),
+    )
+
+
+def orthonormal_basis(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal basis of the columns of x, and which columns are not combinations of earlier ones."""
+    n, b = x.shape
+    basis = np.zeros((n, 0))
+    kept = np.zeros(b, dtype=bool)
+    for j in range(b):
+        column = x[:, j].astype(float)
+        norm = np.linalg.norm(column)
+        for _ in range(2):  # once more against rounding
+            column = column - basis @ (basis.T @ column)
+        rest = np.linalg.norm(column)
+        if norm > 0 and rest > 1e-9 * norm:
+            kept[j] = True
+            basis = np.column_stack([basis, column / rest])
+    return np.ascontiguousarray(basis), kept
+
+
+def project(basis: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``(I - QQ') y``, twice, so that a large mean leaves no trace."""
+    for _ in range(2):
+        y = y - basis @ (basis.T @ y)
+    return np.ascontiguousarray(y)
+
+
+def _spreads(design: Design, root: np.ndarray) -> tuple[Spread, ...]:
+    out: list[Spread] = []
+    for term in design.terms:
+        codes = np.asarray(term.codes, dtype=np.intp)
+        kernel: Any = term.K
+        if isinstance(kernel, np.ndarray):
+            kernel = ArraySource(kernel)
+        elif kernel is not None and not isinstance(kernel, Source):
+            kernel = sparse.csr_array(kernel)
+        levels = term.levels
+        if kernel is None and len(np.unique(codes)) < 2:
+            raise DataError(
+                f"random term '{term.label}' has a single level ({shortlist(levels)}): its variance cannot be "
+                "estimated. Leave the term out."
+            )
+        space = next(
+            (s.space for s in out if len(s.levels) == len(levels) and np.array_equal(s.codes, codes)), len(out)
+        )
+        out.append(
+            Spread(
+                term.label,
+                term.group,
+                term.effects,
+                pd.Index(levels),
+                codes,
+                np.ascontiguousarray(term.M * root[:, None]),
+                kernel,
+                term.correlated,
+                space,
+            )
+        )
+    return tuple(out)
+
+
+def single_trait(problem: Problem, method: str) -> None:
+    """Refuse several traits where a method knows one.
+
+    Raises
+    ------
+    SlamError
+    """
+    if problem.t > 1:
+        raise SlamError(
+            f"method={method!r} fits one trait at a time, got {problem.t} ({shortlist(problem.traits)}). "
+            "Fit them one by one, or use method='rehe'."
+        )
