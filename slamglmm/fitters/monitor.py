@@ -56,23 +56,21 @@ def monitor(chains: int, total: int, progress: bool | None, label: str) -> Itera
     Path(path).write_bytes(bytes(8 * (1 + chains)))
     counters = np.memmap(path, dtype=np.int64, mode="r+")
     done = threading.Event()
-    show = bool(progress) or (progress is None and (sys.stderr.isatty() or "ipykernel" in sys.modules))
-    watcher = threading.Thread(target=_watch, args=(counters, chains * total, label, show, done), daemon=True)
-    watcher.start()
+    shower = None
+    if progress or (progress is None and (sys.stderr.isatty() or "ipykernel" in sys.modules)):
+        shower = threading.Thread(target=_show, args=(counters, chains * total, label, done), daemon=True)
+        shower.start()
     try:
         with _stop_on_interrupt(counters):
             yield [Ticker(path, chain) for chain in range(chains)]
     finally:
         done.set()
-        watcher.join()
+        if shower is not None:
+            shower.join()
         Path(path).unlink(missing_ok=True)
 
 
-def _watch(counters: np.ndarray, total: int, label: str, show: bool, done: threading.Event) -> None:
-    """Move the bar; also the thread that takes Ctrl-C from the system while the main thread blocks it."""
-    if not show:
-        done.wait()
-        return
+def _show(counters: np.ndarray, total: int, label: str, done: threading.Event) -> None:
     from tqdm.auto import tqdm
 
     with tqdm(total=total, desc=label, unit="it", leave=False, mininterval=0.2) as bar:
@@ -83,11 +81,7 @@ def _watch(counters: np.ndarray, total: int, label: str, show: bool, done: threa
 
 @contextmanager
 def _stop_on_interrupt(counters: np.ndarray) -> Iterator[None]:
-    """First SIGINT sets the flag, the second one interrupts as usual; only the main thread may install a handler.
-
-    The main thread blocks the signal meanwhile: worker processes inherit that, so that Ctrl-C on the terminal cannot
-    kill one that is still starting. The watcher thread does not block it, and Python runs the handler here.
-    """
+    """First SIGINT sets the flag, the second one interrupts as usual; only the main thread may install a handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -99,17 +93,26 @@ def _stop_on_interrupt(counters: np.ndarray) -> Iterator[None]:
         sys.stderr.write("\ninterrupted: finishing the current iteration and keeping the draws so far\n")
 
     signal.signal(signal.SIGINT, stop)
-    can_block = hasattr(signal, "pthread_sigmask")
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
     try:
         yield
     finally:
-        if can_block:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C while worker processes start: they inherit that, and leave the signal to the parent's flag."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
         signal.signal(signal.SIGINT, previous)
 
 
 def ignore_interrupts() -> None:
-    """In a worker process: leave Ctrl-C to the parent, which sets the flag."""
+    """In a worker process that was there before: leave Ctrl-C to the parent's flag."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...linalg.threads import BlockPool, single_threaded_blas
 from ...links import Link
 from ...priors import Priors
 from ...results.posterior import ComponentLabel, SlamResult
-from ..monitor import Ticker, ignore_interrupts, monitor
+from ..monitor import Ticker, ignore_interrupts, interrupts_ignored, monitor
 from .draws import DEFAULT_STORE, MEANS, STORABLE, DrawBuffer, RunningMeans
 from .problem import Problem, build_problem
 from .state import State, start_state
@@ -137,24 +137,22 @@ def run_chains(
     n_jobs = min(schedule.n_jobs if schedule.n_jobs > 0 else os.cpu_count() or 1, chains)
     threads = schedule.n_threads or _default_threads(problem, n_jobs)
     total = schedule.iterations if previous is None else schedule.draws * schedule.thin
-    with monitor(chains, total, progress, f"slam, {chains} chain(s)") as tickers:
-        tasks = [
-            (
-                problem,
-                schedule,
-                seeds[c] if seeds is not None else None,
-                previous[c] if previous is not None else None,
-                tickers[c],
-                threads,
-            )
-            for c in range(chains)
-        ]
-        if n_jobs == 1:
-            runs = [run_chain(*task) for task in tasks]
-        else:
-            from joblib import Parallel, delayed
 
-            runs = Parallel(n_jobs=n_jobs)(delayed(_run_in_worker)(*task) for task in tasks)
+    def run_all(run: Callable[[list[tuple]], list[ChainRun]]) -> list[ChainRun]:
+        with monitor(chains, total, progress, f"slam, {chains} chain(s)") as tickers:
+            first = seeds if seeds is not None else [None] * chains
+            before = previous if previous is not None else [None] * chains
+            return run([(problem, schedule, first[c], before[c], tickers[c], threads) for c in range(chains)])
+
+    if n_jobs == 1:
+        runs = run_all(lambda tasks: [run_chain(*task) for task in tasks])
+    else:
+        from joblib import Parallel, delayed
+
+        with Parallel(n_jobs=n_jobs) as parallel:
+            with interrupts_ignored():
+                parallel(delayed(ignore_interrupts)() for _ in range(n_jobs))
+            runs = run_all(lambda tasks: parallel(delayed(_run_in_worker)(*task) for task in tasks))
     kept = _longest_rectangle([run.n_draws for run in runs])
     if not kept:
         raise KeyboardInterrupt("interrupted before the first kept draw")
