@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import FitError
+
+# Below this the mode leaves the range of doubles; the law is that of the limit long before.
+LEAST = 1e-290
+
 
 def draw_gig(order: np.ndarray, chi: np.ndarray, psi: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw ``x`` with density proportional to ``x^(order-1) exp(-(psi x + chi/x)/2)``.
@@ -21,15 +26,23 @@ def draw_gig(order: np.ndarray, chi: np.ndarray, psi: np.ndarray, rng: np.random
     -------
     ndarray of the same shape.
 
+    Raises
+    ------
+    FitError
+        A parameter that is not finite, which no round would ever accept.
+
     References
     ----------
     Devroye, L. (2014). Random variate generation for the generalized inverse Gaussian distribution.
     Statistics and Computing 24, 239-246.
     """
     order, chi, psi = (np.asarray(v, dtype=float) for v in (order, chi, psi))
+    if not (np.all(np.isfinite(order)) and np.all(np.isfinite(chi)) and np.all(np.isfinite(psi))):
+        raise FitError("the scale of a factor or of its loadings is no longer finite. Report this with the data.")
+    chi, psi = np.maximum(chi, LEAST), np.maximum(psi, LEAST)
     # Mode of y: psi e^y - chi e^-y = 2 order, solved without cancellation.
-    root = np.hypot(order, np.sqrt(chi * psi))
-    mode = np.where(order >= 0, np.log((order + root) / psi), np.log(chi / (root - order)))
+    root = np.abs(order) + np.hypot(order, np.sqrt(chi) * np.sqrt(psi))
+    mode = np.where(order >= 0, np.log(root) - np.log(psi), np.log(chi) - np.log(root))
     a, b = 0.5 * psi * np.exp(mode), 0.5 * chi * np.exp(-mode)
 
     def log_density(y: np.ndarray, at: np.ndarray | slice = slice(None)) -> np.ndarray:

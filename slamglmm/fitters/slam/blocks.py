@@ -5,12 +5,12 @@ Arrays are trait-major: a trait or a factor is a row, contiguous in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..._kernels.gaussian import draw_gaussians, draw_regressions
+from ..._kernels.gaussian import draw_gaussians, draw_regressions, draw_rows, work_size
 from ...errors import FitError
 from ...linalg.covariances import Covariances
 from ...linalg.gig import draw_gig
@@ -106,7 +106,8 @@ def draw_loadings(
         rng.standard_normal((len(g), m)),
         rng.standard_gamma(prior.shape + 0.5 * (cov.n - n_flat), len(g)),
         prior.rate,
-        np.empty((m, m)),
+        np.argsort(g, kind="stable"),
+        np.empty(work_size(m)),
         state.coef[block],
         state.tau[block],
     )
@@ -269,36 +270,64 @@ def trait_precision_sums(problem: Problem, state: State, pool: BlockPool) -> tup
 
 def draw_factors(problem: Problem, state: State, random: np.ndarray | None, pool: BlockPool) -> None:
     """Draw the factors, row by row; eq. SLAM-12 (U integrated out) or SLAM-13 (given ``Z U_F`` = ``random``)."""
-    b, k = problem.b, problem.n_factors
-    loadings = np.ascontiguousarray(state.coef[:, b:].T)
+    loadings = np.ascontiguousarray(state.coef[:, problem.b :].T)
     keys, sums = trait_precision_sums(problem, state, pool)
-    if problem.collapsed:
-        cov = problem.factor_cov
-        row_weights = cov.weights[keys]
-        prior_weights = state.kappa[:, None] * cov.weights[state.gamma]
-    else:
-        prior_prec = state.kappa / problem.grid.residual_share[state.gamma]
-        shared = np.tensordot(problem.pattern_groups.astype(float), sums, axes=1)
-        shared[:, np.arange(k), np.arange(k)] += prior_prec
+    draw = _factors_collapsed if problem.collapsed else _factors_given_random
+    pool.run(draw(problem, state, loadings, keys, sums, random), range(len(problem.row_blocks)))
+
+
+def _factors_collapsed(
+    problem: Problem, state: State, loadings: np.ndarray, keys: np.ndarray, sums: np.ndarray, random: None
+) -> Callable[[int], None]:
+    """Draw a block of rows with a precision each: ``sum_g w_gi S_g + diag(kappa w_i)``; eq. SLAM-12."""
+    weights = problem.factor_cov.weights
+    k = problem.n_factors
+    lower = sums[:, *np.tril_indices(k)]
+    prior_weights = state.kappa[:, None] * weights[state.gamma]
 
     def draw(i: int) -> None:
         rows = problem.row_blocks[i]
         rhs = loadings @ state.weighted[:, rows]
-        if problem.collapsed:
-            precisions = (row_weights[:, rows].T @ sums.reshape(len(keys), k * k)).reshape(-1, k, k)
-            precisions[:, np.arange(k), np.arange(k)] += prior_weights[:, rows].T
-            which = np.arange(rows.stop - rows.start)
-        else:
-            precisions, which = shared, problem.row_pattern[rows]
-            rhs += prior_prec[:, None] * random[:, rows]  # type: ignore[index]
+        drawn = np.empty_like(rhs)
+        bad = draw_rows(
+            lower.T @ weights[keys, rows],
+            np.ascontiguousarray(prior_weights[:, rows]),
+            rhs,
+            state.streams.rows[i].standard_normal(rhs.shape),
+            np.empty(work_size(k)),
+            drawn,
+        )
+        _check_factors(bad, state)
+        state.factors[:, rows] = drawn
+
+    return draw
+
+
+def _factors_given_random(
+    problem: Problem, state: State, loadings: np.ndarray, keys: np.ndarray, sums: np.ndarray, random: np.ndarray
+) -> Callable[[int], None]:
+    """Draw a block of rows; rows kept by the same groups of traits share a precision; eq. SLAM-13."""
+    k = problem.n_factors
+    prior_prec = state.kappa / problem.grid.residual_share[state.gamma]
+    precisions = np.tensordot(problem.pattern_groups.astype(float), sums, axes=1)
+    precisions[:, np.arange(k), np.arange(k)] += prior_prec
+
+    def draw(i: int) -> None:
+        rows = problem.row_blocks[i]
+        which = problem.row_pattern[rows]
+        rhs = loadings @ state.weighted[:, rows] + prior_prec[:, None] * random[:, rows]
         noise = state.streams.rows[i].standard_normal((len(which), k))
         drawn = np.empty((len(which), k))
-        bad = draw_gaussians(precisions, which, np.ascontiguousarray(rhs.T), noise, np.empty((k, k)), drawn)
-        if bad >= 0:
-            raise FitError(f"iteration {state.iteration}: the precision of the factors is not positive definite.")
+        bad = draw_gaussians(precisions, which, np.ascontiguousarray(rhs.T), noise, np.empty(work_size(k)), drawn)
+        _check_factors(bad, state)
         state.factors[:, rows] = drawn.T
 
-    pool.run(draw, range(len(problem.row_blocks)))
+    return draw
+
+
+def _check_factors(bad: int, state: State) -> None:
+    if bad >= 0:
+        raise FitError(f"iteration {state.iteration}: the precision of the factors is not positive definite.")
 
 
 def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Generator) -> None:
@@ -316,7 +345,7 @@ def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Ge
     coordinates = cov.coordinates(state.factors, state.gamma)
     psi = state.kappa * np.einsum("li,li,li->l", coordinates, coordinates, cov.weights[state.gamma])
     order = np.full(len(psi), 0.5 * (problem.n - problem.p))
-    c2 = draw_gig(order, np.maximum(2.0 * q * state.scales.row, np.finfo(float).tiny), psi, rng)
+    c2 = draw_gig(order, 2.0 * q * state.scales.row, psi, rng)
     state.factors *= np.sqrt(c2)[:, None]
     state.coef[:, problem.b :] /= np.sqrt(c2)
     q /= c2
