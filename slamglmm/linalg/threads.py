@@ -33,6 +33,7 @@ class BlockPool:
     """Run a function over blocks: in this thread, or in a pool of ``n_threads``."""
 
     def __init__(self, n_threads: int = 1):
+        self.n_threads = n_threads
         self._executor = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
 
     def run(self, function: Callable[..., Any], tasks: Iterable[Any]) -> list[Any]:

@@ -1,0 +1,496 @@
+"""Markers as a stream of columns: arrays, int8, sparse matrices and PLINK .bed files, each in its own packing.
+
+Nothing is expanded: an int8 matrix stays int8, a .bed file stays at two bits a genotype and is mapped, not read.
+Missing genotypes count as the mean of their marker over the rows of the fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ._kernels.columns import Columns, column_products
+from .errors import DataError, shortlist
+
+# int8 codes that mean "missing": ours, and the one bed-reader writes.
+MISSING_INT8 = (-128, -127)
+# Columns converted at a time.
+BLOCK = 1024
+BED_MAGIC = b"\x6c\x1b\x01"
+# Copies of the first allele for the codes 00, 01 (missing), 10, 11.
+BED_DOSAGE = (2.0, np.nan, 1.0, 0.0)
+
+_NO_BYTES = np.empty(0, dtype=np.uint8)
+_NO_FLOATS = np.empty(0, dtype=np.float32)
+_NO_STARTS = np.empty(0, dtype=np.int64)
+_NO_ROWS = np.empty(0, dtype=np.int32)
+_NO_SHIFT = np.empty(0)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Markers:
+    """A matrix of n individuals by m markers in its own packing.
+
+    Attributes
+    ----------
+    kind : {"int8", "bed", "float32", "float64", "csc"}
+    n, m : int
+    names : pandas.Index, length m
+    labels : pandas.Index, length n, or None
+        Who the rows are, if they say.
+    values : ndarray or scipy.sparse.csc_array
+        (m, n) columns one after the other (bed: (m, bytes)); NaN or a code where missing.
+    path : Path or None
+        The .bed file.
+    """
+
+    kind: str
+    n: int
+    m: int
+    names: pd.Index
+    labels: pd.Index | None
+    values: Any
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Markers({self.n} rows x {self.m} markers, {self.kind})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A mapped file is found again by its path.
+        return {**self.__dict__, "values": None if self.kind == "bed" else self.values}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.kind == "bed":
+            self.__dict__["values"] = open_plink(state["path"]).values
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows cannot be picked without unpacking: a fit on some rows gives the others weight zero."""
+        return self.kind == "bed"
+
+    def take(self, rows: np.ndarray) -> Markers:
+        """The given rows, in that order (not for packed markers)."""
+        if len(rows) == self.n and np.array_equal(rows, np.arange(self.n)):
+            return self
+        labels = None if self.labels is None else self.labels[rows]
+        if self.kind == "csc":
+            values: Any = sparse.csc_array(self.values.tocsr()[rows])
+        else:
+            values = np.empty((self.m, len(rows)), dtype=self.values.dtype)
+            for start in range(0, self.m, BLOCK):
+                values[start : start + BLOCK] = self.values[start : start + BLOCK][:, rows]
+        return Markers(self.kind, len(rows), self.m, self.names, labels, values)
+
+    def columns(self, used: np.ndarray | None = None) -> Columns:
+        """What the kernels read, missing genotypes set to the mean of their marker.
+
+        Parameters
+        ----------
+        used : ndarray of bool, length n, optional
+            The rows that make the mean; all by default.
+        """
+        if self.kind == "bed":
+            return _bed_columns(self.values, self.n, used)
+        if self.kind == "int8":
+            return _int8_columns(self.values)
+        if self.kind == "csc":
+            matrix = self.values
+            return Columns(
+                "csc",
+                self.n,
+                self.m,
+                np.ascontiguousarray(matrix.data, dtype=np.float64).view(np.uint8),
+                0,
+                _NO_FLOATS,
+                np.ascontiguousarray(matrix.indptr, dtype=np.int64),
+                np.ascontiguousarray(matrix.indices, dtype=np.int32),
+                _NO_SHIFT,
+            )
+        values = self.values
+        return Columns(
+            self.kind, self.n, self.m, values.reshape(-1).view(np.uint8), values.strides[0],
+            _NO_FLOATS, _NO_STARTS, _NO_ROWS, _NO_SHIFT,
+        )  # fmt: skip
+
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
+        """Slices of markers with their dosages, float64 of shape (n, markers), missing ones at the mean."""
+        for start in range(0, self.m, size):
+            part = slice(start, min(self.m, start + size))
+            yield part, self.dosages(part)
+
+    def dosages(self, part: slice) -> np.ndarray:
+        """Dosages of consecutive markers, float64 of shape (n, markers), missing ones at the mean."""
+        if self.kind == "bed":
+            values = _unpack(self.values[part], self.n)
+        elif self.kind == "csc":
+            return np.asarray(self.values[:, part].todense(), dtype=np.float64)
+        else:
+            values = self.values[part].astype(np.float64)
+            if self.kind == "int8":
+                values[np.isin(self.values[part], MISSING_INT8)] = np.nan
+        seen = ~np.isnan(values)
+        count = seen.sum(axis=1)
+        mean = np.divide(np.where(seen, values, 0.0).sum(axis=1), count, out=np.zeros(len(count)), where=count > 0)
+        return np.where(seen, values, mean[:, None]).T
+
+
+def _int8_columns(values: np.ndarray) -> Columns:
+    m, n = values.shape
+    counts = np.zeros(m + 1, dtype=np.int64)
+    rows, shift = [], np.zeros(m)
+    for start in range(0, m, BLOCK):
+        block = values[start : start + BLOCK]
+        gone = block < -126
+        per_marker = gone.sum(axis=1)
+        if not per_marker.any():
+            continue
+        counts[start + 1 : start + 1 + len(block)] = per_marker
+        rows.append(np.nonzero(gone)[1].astype(np.int32))
+        mean = np.where(gone, 0, block).sum(axis=1) / np.maximum(n - per_marker, 1)
+        codes = np.where(gone, block, 127).min(axis=1)
+        if (gone & (block != codes[:, None])).any():
+            raise DataError("int8 markers use both -127 and -128 for missing in one marker; use one of them.")
+        shift[start : start + len(block)] = np.where(per_marker > 0, mean - codes, 0.0)
+    return Columns(
+        "int8",
+        n,
+        m,
+        values.reshape(-1).view(np.uint8),
+        values.strides[0],
+        _NO_FLOATS,
+        np.cumsum(counts),
+        np.concatenate(rows) if rows else _NO_ROWS,
+        shift,
+    )
+
+
+def _bed_columns(packed: np.ndarray, n: int, used: np.ndarray | None) -> Columns:
+    m, stride = packed.shape
+    counted = np.ones((1, n)) if used is None else used.astype(float)[None]
+
+    def with_table(table: np.ndarray) -> Columns:
+        data = packed.reshape(-1)
+        return Columns("bed", n, m, data, stride, table.reshape(-1), _NO_STARTS, _NO_ROWS, _NO_SHIFT)
+
+    def sums(values: tuple[float, ...]) -> np.ndarray:
+        out = np.empty((m, 1))
+        column_products(with_table(np.tile(np.float32(values), (m, 1))), counted, 0, m, out)
+        return out[:, 0]
+
+    total, missing = sums((2.0, 0.0, 1.0, 0.0)), sums((0.0, 1.0, 0.0, 0.0))
+    table = np.tile(np.float32((2.0, 0.0, 1.0, 0.0)), (m, 1))
+    table[:, 1] = total / np.maximum(counted.sum() - missing, 1.0)
+    return with_table(table)
+
+
+def _unpack(packed: np.ndarray, n: int) -> np.ndarray:
+    """Dosages (markers, n) with NaN of two-bit columns."""
+    codes = (packed[:, :, None] >> np.array([0, 2, 4, 6], dtype=np.uint8)) & 3
+    return np.array(BED_DOSAGE)[codes.reshape(len(packed), -1)[:, :n]]
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_markers(markers: Any) -> Markers:
+    """Take markers in any of the forms a user may have them.
+
+    Parameters
+    ----------
+    markers : DataFrame, array, scipy sparse matrix, path of a .bed file, memory map, or Markers
+        n × m, individuals in rows. int8 stays int8 (-128 and -127 are missing); whole numbers are stored as int8 when
+        they fit, exactly; other numbers stay float32 or float64 (NaN is missing). A column-major (Fortran) int8 or
+        float array, or memory map, is used in place.
+
+    Returns
+    -------
+    Markers
+
+    Raises
+    ------
+    DataError
+        For empty, non-numeric, infinite or duplicate-named markers, or an unreadable file.
+    """
+    if isinstance(markers, Markers):
+        return markers
+    if isinstance(markers, str | Path):
+        return open_plink(markers)
+    labels = names = None
+    if isinstance(markers, pd.DataFrame):
+        for column, dtype in zip(markers.columns, markers.dtypes, strict=True):
+            if not pd.api.types.is_numeric_dtype(dtype):
+                raise DataError(
+                    f"markers must be numeric dosages; column {str(column)!r} is {dtype}. Make labels the index "
+                    "(markers.set_index(...)) and recode genotypes as 0, 1, 2."
+                )
+        labels, names = markers.index, markers.columns.rename(None)
+        extension = any(not isinstance(dtype, np.dtype) for dtype in markers.dtypes)
+        table: Any = markers.to_numpy(dtype=np.float64, na_value=np.nan) if extension else markers.to_numpy()
+    elif sparse.issparse(markers):
+        table = sparse.csc_array(markers)
+    else:
+        table = markers if isinstance(markers, np.ndarray) else np.asarray(markers)
+    if table.ndim != 2:
+        raise DataError(f"markers must be a matrix, individuals in rows; got {table.ndim} dimension(s).")
+    n, m = table.shape
+    if n == 0 or m == 0:
+        raise DataError(f"markers are empty ({n} rows x {m} markers).")
+    if table.dtype.kind not in "biuf":
+        raise DataError(f"markers must be numeric dosages; got an array of {table.dtype}.")
+    index = pd.RangeIndex(m) if names is None else pd.Index(names)
+    if not index.is_unique:
+        raise DataError(f"markers have the same name twice: {shortlist(index[index.duplicated()].unique())}.")
+    if sparse.issparse(table):
+        matrix = table.astype(np.float64)
+        if not np.isfinite(matrix.data).all():
+            raise DataError("sparse markers must be finite; fill missing genotypes first, or pass a dense array.")
+        return Markers("csc", n, m, index, labels, matrix)
+    kind, values = _packed(table, index)
+    return Markers(kind, n, m, index, labels, values)
+
+
+def _packed(table: np.ndarray, names: pd.Index) -> tuple[str, np.ndarray]:
+    """Storage kind, and values (m, n) in C order."""
+    if table.dtype == np.int8:
+        values = np.ascontiguousarray(table.T)
+        if (values == -9).any():
+            raise DataError("int8 markers hold -9, which PLINK writes for missing; recode it to -128.")
+        return "int8", values
+    if _whole_and_small(table):
+        values = np.empty(table.shape[::-1], dtype=np.int8)
+        for start in range(0, table.shape[1], BLOCK):
+            block = table[:, start : start + BLOCK].T
+            if table.dtype.kind == "f":
+                block = np.where(np.isnan(block), MISSING_INT8[0], block)
+            values[start : start + BLOCK] = block
+        return "int8", values
+    kind = "float32" if table.dtype == np.float32 else "float64"
+    values = np.ascontiguousarray(table.T, dtype=kind)
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK]
+        if np.isinf(block).any():
+            k, i = (int(at[0]) for at in np.nonzero(np.isinf(block)))
+            raise DataError(f"marker {str(names[start + k])!r} is infinite in row {i} (counted from 0).")
+        gone = np.isnan(block)
+        if gone.any():
+            if np.shares_memory(values, table):
+                values = values.copy()
+                block = values[start : start + BLOCK]
+            seen = np.maximum((~gone).sum(axis=1), 1)
+            means = np.where(gone, 0.0, block).sum(axis=1) / seen
+            block[gone] = means[np.nonzero(gone)[0]]
+    return kind, values
+
+
+def _whole_and_small(table: np.ndarray) -> bool:
+    if table.dtype.kind == "b":
+        return True
+    for start in range(0, table.shape[1], BLOCK):
+        block = table[:, start : start + BLOCK]
+        if table.dtype.kind == "f":
+            with np.errstate(invalid="ignore"):
+                fits = ((block == np.rint(block)) & (np.abs(block) <= 100)) | np.isnan(block)
+        else:
+            fits = (block <= 100) if table.dtype.kind == "u" else (block >= -100) & (block <= 100)
+        if not fits.all():
+            return False
+    return True
+
+
+def open_plink(path: str | Path) -> Markers:
+    """Map a PLINK 1 .bed file with its .bim and .fam; nothing of it is read before it is used.
+
+    Parameters
+    ----------
+    path : str or Path
+        The .bed file, or the three files' common stem.
+
+    Returns
+    -------
+    Markers
+        Dosages count the first allele of the .bim; rows are labelled by the individual ids of the .fam (with the
+        family id, as ``family:individual``, where individual ids repeat), markers by the .bim's names (by
+        ``chromosome:position:allele:allele`` where names repeat).
+
+    Raises
+    ------
+    DataError
+        When a file is absent, is no .bed, is in individual-major order, or has the wrong length.
+    """
+    bed = Path(path)
+    if bed.suffix != ".bed":
+        bed = bed.with_name(bed.name + ".bed")
+    for part in (bed, bed.with_suffix(".bim"), bed.with_suffix(".fam")):
+        if not part.exists():
+            raise DataError(f"{str(part)!r} does not exist; a PLINK data set is three files, .bed, .bim and .fam.")
+    bim = _whitespace_table(bed.with_suffix(".bim"), 6)
+    fam = _whitespace_table(bed.with_suffix(".fam"), 6)
+    n, m = len(fam), len(bim)
+    with open(bed, "rb") as file:
+        magic = file.read(3)
+    if magic[:2] != BED_MAGIC[:2] or len(magic) < 3:
+        raise DataError(f"{str(bed)!r} is not a PLINK 1 .bed file: it starts with {magic.hex(' ')}, not 6c 1b 01.")
+    if magic[2] != 1:
+        raise DataError(f"{str(bed)!r} is in individual-major order; rewrite it with 'plink --make-bed'.")
+    stride = (n + 3) // 4
+    size, expected = bed.stat().st_size, 3 + m * stride
+    if size != expected:
+        raise DataError(
+            f"{str(bed)!r} has {size} bytes, but {m} markers of {n} individuals take {expected}: it is truncated, or "
+            "the .bim and .fam belong to another file."
+        )
+    if n == 0 or m == 0:
+        raise DataError(f"markers are empty ({n} rows x {m} markers).")
+    labels = pd.Index(fam[1])
+    if not labels.is_unique:
+        labels = pd.Index(fam[0] + ":" + fam[1])
+    names = pd.Index(bim[1])
+    if not names.is_unique:
+        names = pd.Index(bim[0] + ":" + bim[3] + ":" + bim[4] + ":" + bim[5])
+    for what, index in (("individual", labels), ("marker", names)):
+        if not index.is_unique:
+            raise DataError(f"{str(bed)!r} names the {what} {shortlist(index[index.duplicated()].unique())} twice.")
+    values = np.memmap(bed, dtype=np.uint8, mode="r", offset=3, shape=(m, stride))
+    return Markers("bed", n, m, names.rename(None), labels.rename(None), values, bed.resolve())
+
+
+def _whitespace_table(path: Path, width: int) -> pd.DataFrame:
+    table = pd.read_csv(path, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
+    if table.shape[1] != width:
+        raise DataError(f"{str(path)!r} has {table.shape[1]} columns where {width} are expected.")
+    return table
+
+
+class PlinkWriter:
+    """Write a PLINK 1 data set, some markers at a time.
+
+    Parameters
+    ----------
+    path : str or Path
+        The .bed file; .bim and .fam go beside it.
+    individuals : sequence of str
+        Individual ids (also used as family ids).
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> with PlinkWriter(folder / "tiny.bed", ["a", "b", "c"]) as plink:
+    ...     plink.add(np.array([[0, 1], [2, np.nan], [1, 0]]), ["m1", "m2"])
+    >>> open_plink(folder / "tiny.bed")
+    Markers(3 rows x 2 markers, bed)
+    """
+
+    def __init__(self, path: str | Path, individuals: Any):
+        self._bed = Path(path)
+        ids = [str(label) for label in individuals]
+        if len(set(ids)) < len(ids):
+            raise DataError(f"{str(path)!r}: individuals must have different ids.")
+        self._n = len(ids)
+        self._bed.with_suffix(".fam").write_text("".join(f"{label}\t{label}\t0\t0\t0\t-9\n" for label in ids))
+        self._genotypes = open(self._bed, "wb")  # noqa: SIM115  (closed by close())
+        self._genotypes.write(BED_MAGIC)
+        self._map = open(self._bed.with_suffix(".bim"), "w")  # noqa: SIM115
+
+    def __enter__(self) -> PlinkWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def add(self, dosages: np.ndarray, names: Any, chromosome: str = "1", positions: Any = None) -> None:
+        """Append markers.
+
+        Parameters
+        ----------
+        dosages : array, n × markers
+            0, 1 or 2 copies of the first allele; NaN, -127 or -128 where missing.
+        names : sequence of str
+        chromosome : str
+        positions : sequence of int, optional
+            Base pairs; 1, 2, .. by default.
+        """
+        if dosages.shape != (self._n, len(names)):
+            raise DataError(f"dosages are {dosages.shape}, expected {(self._n, len(names))}.")
+        codes = np.full((len(names), 4 * ((self._n + 3) // 4)), 255, dtype=np.uint8)
+        for code, dosage in ((3, 0), (2, 1), (0, 2)):
+            codes[:, : self._n][(dosages == dosage).T] = code
+        missing = np.isnan(dosages) if dosages.dtype.kind == "f" else dosages < -126
+        codes[:, : self._n][missing.T] = 1
+        if (codes[:, : self._n] == 255).any():
+            raise DataError("dosages of a .bed file must be 0, 1, 2 or missing.")
+        codes[:, self._n :] = 0
+        quads = codes.reshape(len(names), -1, 4)
+        self._genotypes.write((quads << np.array([0, 2, 4, 6], dtype=np.uint8)).sum(axis=2, dtype=np.uint8).tobytes())
+        positions = range(1, len(names) + 1) if positions is None else positions
+        self._map.writelines(
+            f"{chromosome}\t{name}\t0\t{position}\tA\tB\n" for name, position in zip(names, positions, strict=True)
+        )
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._genotypes.close()
+        self._map.close()
+
+
+# -- lining up with the data -----------------------------------------------------------------------------------------
+
+
+def match_rows(markers: Markers, index: pd.Index, rows: np.ndarray, n_data: int) -> np.ndarray:
+    """Row of `markers` for each kept row of the data.
+
+    Parameters
+    ----------
+    markers : Markers
+    index : pandas.Index
+        Labels of the kept rows.
+    rows : ndarray of int
+        Their positions in the data.
+    n_data : int
+        Rows of the data before any were dropped.
+
+    Returns
+    -------
+    ndarray of int, as long as `index`
+
+    Raises
+    ------
+    DataError
+        When labels are not found, or, without labels, when the numbers of rows differ.
+    """
+    if markers.labels is None or _counts_up(markers.labels) or _is_range(index, rows):
+        if markers.n != n_data:
+            raise DataError(
+                f"markers have {markers.n} rows and data has {n_data}. Give both an index with the same ids, or the "
+                "same rows in the same order."
+            )
+        return rows
+    labels = markers.labels
+    if not labels.is_unique:
+        raise DataError(f"the marker table has rows more than once: {shortlist(labels[labels.duplicated()].unique())}.")
+    wanted = index if labels.dtype == index.dtype else index.astype(str)
+    at = labels.get_indexer(wanted) if labels.dtype == index.dtype else labels.astype(str).get_indexer(wanted)
+    if (at < 0).any():
+        absent = index[at < 0]
+        raise DataError(
+            f"{len(absent)} of {len(index)} rows of data are not among the {markers.n} rows of markers: "
+            f"{shortlist(absent)}. Markers are matched by index (a .bed by the ids of its .fam); add them or drop "
+            "these rows."
+        )
+    return at
+
+
+def _counts_up(index: pd.Index) -> bool:
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
+
+
+def _is_range(index: pd.Index, rows: np.ndarray) -> bool:
+    """Whether the kept rows still carry the default index of a frame."""
+    return pd.api.types.is_integer_dtype(index.dtype) and np.array_equal(index.to_numpy(), rows)
