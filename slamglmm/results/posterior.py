@@ -129,11 +129,31 @@ class SlamResult(Result):
         return self._trait_frame(covariance.mean_covariance(*self._stacked(RESIDUAL)))
 
     def correlation(self, label: str | None = None) -> pd.DataFrame:
-        """Posterior mean of the correlation among traits of one random effect (or of ``"Residual"``), trait × trait."""
+        """Posterior mean of the correlation among traits of one random effect, or of the residual.
+
+        Parameters
+        ----------
+        label : str, optional
+            A random effect, or ``"Residual"``; may be left out when there is one random effect.
+
+        Returns
+        -------
+        DataFrame, trait × trait
+        """
         return self._trait_frame(covariance.mean_correlation(*self._stacked(self._one_term(label))))
 
     def covariance_draws(self, label: str | None = None) -> xr.DataArray:
-        """Draws of G of a random effect (or of R, for ``"Residual"``), dims (chain, draw, trait, trait2)."""
+        """Draws of G of one random effect, or of R.
+
+        Parameters
+        ----------
+        label : str, optional
+            A random effect, or ``"Residual"``; may be left out when there is one random effect.
+
+        Returns
+        -------
+        xarray.DataArray, dims (chain, draw, trait, trait2)
+        """
         name = self._one_term(label)
         loadings, share, own = self._stacked(name)
         shape = (self.posterior.sizes["chain"], self.posterior.sizes["draw"], *2 * (len(self.design.traits),))
@@ -164,6 +184,15 @@ class SlamResult(Result):
         """Posterior mean of the total effects ``U_F Lambda + U_R`` of one random effect, level × trait.
 
         Levels of the relationship matrix without records are included.
+
+        Parameters
+        ----------
+        label : str, optional
+            A random effect; may be left out when there is one.
+
+        Returns
+        -------
+        DataFrame, level × trait
         """
         component = self._component(self._one_term(label, residual=False))
         values = self._mean(f"U_mean_{component.label}").mean("chain").to_numpy()
@@ -366,7 +395,21 @@ class SlamResult(Result):
         return cls(posterior=posterior, **rest)
 
     def with_draws(self, posterior: xr.Dataset, chains: Continuation, seconds: float, draws: int) -> SlamResult:
-        """The same fit with another posterior; what `extend` returns."""
+        """The same fit with another posterior; what `extend` returns.
+
+        Parameters
+        ----------
+        posterior : xarray.Dataset
+        chains : Continuation
+            Where these draws stop.
+        seconds : float
+        draws : int
+            Kept draws of each chain, all runs together.
+
+        Returns
+        -------
+        SlamResult
+        """
         options = {**self.options, "draws": draws}
         return replace(self, posterior=posterior, chains=chains, seconds=seconds, options=options)
 
