@@ -20,7 +20,7 @@ DIRECTIVES = {
     "embedsignature": True,
 }
 # -g0: debug symbols multiply a module's size by five. No -march=native: one wheel serves every machine.
-FLAGS = ["-O2" if CHECKED else "-O3", "-g0", "-fno-math-errno", "-ffp-contract=off"]
+FLAGS = ["-O2" if CHECKED else "-O3", "-g0", "-fno-math-errno"]
 
 
 class build_ext(_build_ext):

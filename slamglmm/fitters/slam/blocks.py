@@ -272,12 +272,15 @@ def draw_factors(problem: Problem, state: State, random: np.ndarray | None, pool
     """Draw the factors, row by row; eq. SLAM-12 (U integrated out) or SLAM-13 (given ``Z U_F`` = ``random``)."""
     loadings = np.ascontiguousarray(state.coef[:, problem.b :].T)
     keys, sums = trait_precision_sums(problem, state, pool)
-    draw = _factors_collapsed if problem.collapsed else _factors_given_random
-    pool.run(draw(problem, state, loadings, keys, sums, random), range(len(problem.row_blocks)))
+    if random is None:
+        draw = _factors_collapsed(problem, state, loadings, keys, sums)
+    else:
+        draw = _factors_given_random(problem, state, loadings, sums, random)
+    pool.run(draw, range(len(problem.row_blocks)))
 
 
 def _factors_collapsed(
-    problem: Problem, state: State, loadings: np.ndarray, keys: np.ndarray, sums: np.ndarray, random: None
+    problem: Problem, state: State, loadings: np.ndarray, keys: np.ndarray, sums: np.ndarray
 ) -> Callable[[int], None]:
     """Draw a block of rows with a precision each: ``sum_g w_gi S_g + diag(kappa w_i)``; eq. SLAM-12."""
     weights = problem.factor_cov.weights
@@ -304,7 +307,7 @@ def _factors_collapsed(
 
 
 def _factors_given_random(
-    problem: Problem, state: State, loadings: np.ndarray, keys: np.ndarray, sums: np.ndarray, random: np.ndarray
+    problem: Problem, state: State, loadings: np.ndarray, sums: np.ndarray, random: np.ndarray
 ) -> Callable[[int], None]:
     """Draw a block of rows; rows kept by the same groups of traits share a precision; eq. SLAM-13."""
     k = problem.n_factors

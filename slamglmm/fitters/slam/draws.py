@@ -18,7 +18,7 @@ DRAWN = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U", "
 MEANS = ("U_mean", "Eta_mean")
 STORABLE = (*DRAWN, *MEANS)
 # Conditional means of successive iterations say nearly the same.
-MEANS_EVERY = 2
+MEANS_EVERY = 4
 DEFAULT_STORE = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U_mean", "Eta_mean")
 
 
@@ -38,13 +38,15 @@ class Snapshot:
         self.residual_var = scale**2 / state.tau
 
     def _user_order(self, values: np.ndarray) -> np.ndarray:
+        if len(self.problem.groups) == 1:
+            return values  # one group keeps the user's order
         out = np.empty_like(values)
         out[..., self.problem.order] = values
         return out
 
     def Lambda(self) -> np.ndarray:
-        """Loadings of unit-variance factors, shape (k, p)."""
-        return self._user_order(self.loadings.T)
+        """Loadings of unit-variance factors, trait-major as in the state (a transposed copy costs): shape (p, k)."""
+        return self._user_order(self.loadings.T).T
 
     def h2_factor(self) -> np.ndarray:
         """Variance shares of the factors, shape (n_components, k)."""
@@ -195,7 +197,7 @@ class RunningMeans:
         self._solved_factors = np.zeros((0, n))
 
     def is_due(self, thin: int) -> bool:
-        """Whether the next kept draw goes into the sums: all, or every second one when nothing is thinned."""
+        """Whether the next kept draw goes into the sums: all, or every fourth one when nothing is thinned."""
         self.offered += 1
         return thin > 1 or self.offered % MEANS_EVERY == 1
 

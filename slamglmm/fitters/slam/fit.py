@@ -307,7 +307,10 @@ def posterior_dataset(problem: Problem, design: Design, runs: Sequence[ChainRun]
             coords[dim] = np.asarray(design.terms[component.term].levels)
         dims[f"U_{component.label}"] = (dim, "trait")
     for name in runs[0].drawn:
-        data[name] = (("chain", "draw", *dims[name]), np.stack([run.drawn[name][:n_kept] for run in runs]))
+        values = np.stack([run.drawn[name][:n_kept] for run in runs])
+        if name == "Lambda":
+            values = np.ascontiguousarray(np.swapaxes(values, 2, 3))
+        data[name] = (("chain", "draw", *dims[name]), values)
     means = [run.running for run in runs if run.running is not None]
     if means:
         effects = [running.effects(problem) for running in means]
