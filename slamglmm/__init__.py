@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 # public name -> module that defines it (None: the name is itself a submodule)
 _HOMES: dict[str, str | None] = {
     "slam": "api",
+    "he": "api",
+    "netgsa": "api",
     "load": "results",
     "Priors": "priors",
     "PrecisionPrior": "priors",
@@ -41,8 +43,10 @@ __all__ = [
     "datasets",
     "design",
     "errors",
+    "he",
     "kinship",
     "load",
+    "netgsa",
     "pedigree_relmat",
     "plots",
     "simulate",
@@ -51,7 +55,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import datasets, errors, plots, simulate
-    from .api import slam
+    from .api import he, netgsa, slam
     from .fitters.slam.draws import DEFAULT_STORE
     from .priors import Horseshoe, Infinite, PrecisionPrior, Priors
     from .relmat import Relmat, kinship, pedigree_relmat

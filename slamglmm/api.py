@@ -9,6 +9,7 @@ from .design import design
 from .links import Link
 from .priors import Priors
 from .results.posterior import SlamResult
+from .results.varcomp import HeResult
 
 
 def slam(
@@ -116,4 +117,157 @@ def slam(
         n_jobs=n_jobs,
         store=None if store is None else tuple(store),
         progress=progress,
+    )
+
+
+def he(
+    formula: str,
+    data: Any,
+    *,
+    Y: Any = None,
+    relmat: Mapping[str, Any] | None = None,
+    markers: Mapping[str, Any] | None = None,
+    annotation: Any = None,
+    distance: Any = None,
+    correction: Literal["sqrt", "lingoes"] | None = None,
+    method: Literal["rehe", "he", "rerehe", "reml", "ml"] = "rehe",
+    inner: Literal["full", "triangle", "offdiag"] = "full",
+    project: bool = True,
+    weights: Any = None,
+    backend: Literal["dask"] | None = None,
+    se: Literal["sandwich", "jackknife", "bootstrap"] | None = "sandwich",
+    subsample: Mapping[str, Any] | None = None,
+    jackknife_unit: Literal["family", "individual"] = "family",
+    n_probes: int | None = None,
+    n_blocks: int = 100,
+    n_draws: int = 100,
+    permutations: int = 199,
+    contrasts: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> HeResult:
+    """Variance components by moments (Haseman-Elston), at any number of rows; or by exact REML.
+
+    ``y = Xb + sum_i Z_i u_i + e`` with ``Cov(y) = V = sum_i s_i K_i + s_0 I``: the variances s are those for which V
+    comes closest to the products of residuals. Every kinship is read once; no n x n matrix is needed.
+
+    Parameters
+    ----------
+    formula : str
+        lme4's grammar: ``"y ~ age + (1 | id) + (1 | household)"``. ``(1 + x | g)`` estimates a covariance matrix
+        (positive semi-definite with REHE), ``||`` variances only.
+    data : DataFrame
+        pandas, polars or anything narwhals reads; n rows. Rows with a missing response are dropped.
+    Y : DataFrame or array, n x p, optional
+        Several traits, fitted in one pass, with covariances among them.
+    relmat : dict, optional
+        Relationship matrix of each grouping factor, labelled by its levels. Beside what `design` takes:
+        ``(numpy.memmap, labels)``, ``(dask array, labels)`` or the path of a GCTA ``.grm.bin``; these are streamed.
+    markers : dict, optional
+        Label -> n x m dosages (DataFrame, array, int8, memory map) or a PLINK .bed path: adds a component ``W W'/m``
+        of the standardized markers W, which is never formed. Traces are estimated by random probes.
+    annotation : DataFrame or array of bool, m x bins, optional
+        Splits the markers of one table into one component for each column.
+    distance : labelled DataFrame, (array, labels), array or scikit-bio DistanceMatrix, n x n, optional
+        Takes the place of the response (write a one-sided formula); labels are matched with the index of `data`.
+    correction : {"sqrt", "lingoes"}, optional
+        Makes a distance Euclidean.
+    method : {"rehe", "he", "rerehe", "reml", "ml"}
+        Moments with variances not below zero; unconstrained; from subsamples; (restricted) maximum likelihood.
+    inner : {"full", "triangle", "offdiag"}
+        Which pairs of rows count: all (n^2), the upper triangle with the diagonal, different rows only.
+    project : bool
+        Whether the expectation is that of residuals (exact), or of the data (as REHE's and netgsa's code).
+    weights : str or array of length n, optional
+        Observation weights: the residual variance is ``s_0 / w``.
+    backend : {None, "dask"}
+        Where the kinships are read: here, or by the tasks of the current dask client.
+    se : {"sandwich", "jackknife", "bootstrap", None}
+        Standard errors: Gaussian sandwich; leaving out families (or blocks of markers); parametric bootstrap.
+    subsample : dict, optional
+        For reREHE: ``ratio`` (0.1), ``times`` (50), ``rule`` ("pooled", "mean", "median"), ``unit`` ("auto",
+        "family", "individual"), ``replace`` (False).
+    jackknife_unit : {"family", "individual"}
+        What the jackknife leaves out.
+    n_probes : int, optional
+        Random columns: 10 for traces of markers and 50 for sandwich errors of large problems unless given.
+    n_blocks : int
+        Blocks of markers the jackknife leaves out one by one.
+    n_draws : int
+        Bootstrap draws.
+    permutations : int
+        For the p values of a distance response.
+    contrasts : dict, optional
+        As in `design`.
+    seed : int, optional
+        Of probes, draws, subsamples and permutations.
+
+    Returns
+    -------
+    HeResult
+
+    Raises
+    ------
+    FormulaError, DataError, RelmatError, OptionError, FitError
+        The message says what was expected, what came, and what to do.
+
+    Warns
+    -----
+    BoundaryWarning
+        A variance is estimated at zero or below, or a share above one.
+    SlamWarning
+        Kinships are collinear; a distance is not Euclidean; reREHE finds no families.
+
+    References
+    ----------
+    Haseman, J. & Elston, R. (1972). The investigation of linkage between a quantitative trait and a marker locus.
+    Behavior Genetics 2, 3-19.
+    Yue, K. et al. (2021). REHE: fast variance components estimation for linear mixed models. Genetic Epidemiology 45,
+    891-905.
+    Pazokitoroudi, A. et al. (2020). Efficient variance components analysis across millions of genomes. Nature
+    Communications 11, 4020.
+
+    Examples
+    --------
+    >>> import slamglmm as sg
+    >>> data = sg.datasets.load("glucosinolates")
+    >>> K = sg.kinship(data.markers)
+    >>> fit = sg.he("~ 1 + (1 | line)", data.frame, Y=data.Y.iloc[:, :2], relmat={"line": K})
+    >>> fit.varcorr().shape
+    (4, 3)
+    """
+    from .fitters.he.distance import read_distance
+    from .fitters.he.fit import fit_he
+    from .fitters.he.markers import read_markers
+    from .fitters.he.options import HeOptions
+    from .fitters.he.sources import read_streamed
+    from .fitters.he.subsampling import Subsampling
+
+    options = HeOptions(
+        method=method,
+        inner=inner,
+        project=project,
+        se=se,
+        subsample=Subsampling.read(subsample),
+        jackknife_unit=jackknife_unit,
+        n_probes=n_probes,
+        n_blocks=n_blocks,
+        n_draws=n_draws,
+        permutations=permutations,
+        backend=backend,
+        seed=seed,
+    )
+    made = design(
+        formula,
+        data,
+        Y=Y,
+        relmat=read_streamed(relmat),
+        missing="drop",
+        contrasts=contrasts,
+        weights=weights,
+    )
+    return fit_he(
+        made,
+        options,
+        markers=read_markers(markers, annotation, made),
+        distance=None if distance is None else read_distance(distance, made, correction),
     )

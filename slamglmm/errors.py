@@ -55,6 +55,10 @@ class ScaleWarning(SlamWarning):
     """A relationship matrix is on an unusual scale, so h2 is per unit of that matrix."""
 
 
+class BoundaryWarning(SlamWarning):
+    """A variance is estimated at zero or below, or a share above one."""
+
+
 class ConvergenceWarning(SlamWarning):
     """A fit has not converged, or its chains disagree."""
 

@@ -203,7 +203,7 @@ class SlamResult(Result):
 
         Factors come in the order of their mean size; a factor that is not matched from draw to draw averages to little.
         """
-        flat = self._loadings.reshape(-1, *self._loadings.shape[2:])
+        flat = _pooled(self._loadings)
         order, sign = self._alignment
         flat = flat[self._alignment_draws]
         matched = np.take_along_axis(flat, order[:, :, None], axis=1) * sign[:, :, None]
@@ -430,7 +430,7 @@ class SlamResult(Result):
 
     @cached_property
     def _alignment(self) -> tuple[np.ndarray, np.ndarray]:
-        return align_loadings(self._loadings.reshape(-1, *self._loadings.shape[2:])[self._alignment_draws])
+        return align_loadings(_pooled(self._loadings)[self._alignment_draws])
 
     def _values(self, name: str) -> np.ndarray:
         if name not in self.posterior:
@@ -452,7 +452,7 @@ class SlamResult(Result):
 
     def _stacked(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         share, own = self._parts(name)
-        return tuple(a.reshape(-1, *a.shape[2:]) for a in (self._loadings, share, own))  # type: ignore[return-value]
+        return _pooled(self._loadings), _pooled(share), _pooled(own)
 
     def _one_term(self, label: str | None, residual: bool = True) -> str:
         known = [*self._terms, RESIDUAL] if residual else self._terms
@@ -490,7 +490,12 @@ class SlamResult(Result):
         labels = [array.coords[first].to_numpy(), self.design.traits]
         index = pd.MultiIndex.from_product(labels, names=[first, second])
         values = array.to_numpy()
-        return _interval_table(values.reshape(*values.shape[:2], -1), index, prob)
+        return _interval_table(values.reshape(*values.shape[:2], len(index)), index, prob)
+
+
+def _pooled(draws: np.ndarray) -> np.ndarray:
+    """Draws of all chains one after the other; also when there are no factors, so nothing to count them by."""
+    return draws.reshape(draws.shape[0] * draws.shape[1], *draws.shape[2:])
 
 
 def _tails(prob: float) -> list[float]:
@@ -500,6 +505,6 @@ def _tails(prob: float) -> list[float]:
 
 
 def _interval_table(draws: np.ndarray, index: pd.Index, prob: float) -> pd.DataFrame:
-    low, high = np.quantile(draws, _tails(prob), axis=(0, 1))
+    low, high = np.quantile(_pooled(draws), _tails(prob), axis=0)
     columns = {"mean": draws.mean(axis=(0, 1)), "sd": draws.std(axis=(0, 1)), "lower": low, "upper": high}
     return pd.DataFrame(columns, index=index)

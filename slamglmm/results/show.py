@@ -12,6 +12,7 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from .posterior import SlamResult
+    from .varcomp import HeResult, NetgsaResult
 
 # Rows of a printed table; the frame has all of them.
 PRINTED_ROWS = 30
@@ -137,6 +138,51 @@ def _convergence(diagnostics: pd.DataFrame) -> str:
     smallest = diagnostics["ess_bulk"].min()
     verdict = "good" if worst < 1.05 else "chains disagree: run longer (fit.extend) before you read the tables"
     return f"worst R-hat {worst:.3f}, smallest ESS {smallest:.0f}: {verdict}"
+
+
+HE_METHODS = {
+    "he": "Haseman-Elston regression (moments, unconstrained)",
+    "rehe": "REHE: Haseman-Elston regression, variances not below zero",
+    "rerehe": "reREHE: REHE from subsamples",
+    "reml": "REML",
+    "ml": "Maximum likelihood",
+}
+HE_INNER = {"full": "all pairs", "triangle": "upper triangle with diagonal", "offdiag": "pairs of different rows only"}
+
+
+def he_summary(fit: HeResult) -> Summary:
+    """Summary of variance components."""
+    design, options = fit.design, fit.options
+    dropped = f" ({design.n_dropped} dropped: {_reasons(design.dropped_because)})" if design.n_dropped else ""
+    facts = [
+        ("formula", design.formula),
+        ("rows", f"{design.n}{dropped}"),
+        ("traits", str(len(fit.traits)) if design.Y is not None else "a distance between rows"),
+        ("fixed effects", f"{design.X.shape[1]} columns" + ("" if options["project"] else ", not projected")),
+        ("seconds", f"{fit.seconds:.3g}"),
+    ]
+    if fit.loglik:
+        facts.insert(4, ("log likelihood", ", ".join(f"{value:.6g}" for value in fit.loglik[:4])))
+    else:
+        facts.insert(4, ("inner product", HE_INNER[options["inner"]]))
+    table = fit.varcorr()
+    if len(fit.traits) == 1:
+        table = table.droplevel("trait")
+    tables = [("Variance components", table)]
+    return Summary(HE_METHODS[options["method"]], tuple(facts), tuple(tables), fit.notes)
+
+
+def netgsa_summary(fit: NetgsaResult) -> Summary:
+    """Summary of pathway tests."""
+    sizes = ", ".join(f"{name} ({n})" for name, n in zip(fit.conditions, fit.n_samples, strict=True))
+    facts = (
+        ("genes", str(len(fit.genes))),
+        ("conditions", sizes),
+        ("variance of genes", f"{fit.sigma2_gamma:.4g}"),
+        ("variance of noise", f"{fit.sigma2_epsilon:.4g}"),
+        ("seconds", f"{fit.seconds:.3g}"),
+    )
+    return Summary("NetGSA: pathway tests on networks", facts, (("Pathways", fit.table),), fit.notes)
 
 
 def html_page(title: str, parts: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...design import Design
 from ...errors import DataError, OptionError, shortlist
 
 # Bytes of decoded genotypes at a time.
@@ -242,21 +243,17 @@ def jackknife_blocks(
 # -- what a user gives -----------------------------------------------------------------------------------
 
 
-def read_markers(
-    markers: Mapping[str, Any] | None, annotation: Any, index: pd.Index, rows: np.ndarray
-) -> tuple[MarkerTerm, ...]:
+def read_markers(markers: Mapping[str, Any] | None, annotation: Any, design: Design) -> tuple[MarkerTerm, ...]:
     """Check the ``markers=`` argument.
 
     Parameters
     ----------
     markers : mapping or None
-        Label -> DataFrame (individuals in rows), array, memory map, or path of a .bed file.
+        Label -> DataFrame (individuals in rows), array, memory map, or path of a .bed file. A labelled table is matched
+        with the index of the data, another one must have a row for each row of the data.
     annotation : DataFrame or array, m x bins, or None
         Which markers belong to which bin, for a single table.
-    index : pandas.Index
-        Row labels of the data.
-    rows : ndarray of int
-        Kept rows.
+    design : Design
 
     Raises
     ------
@@ -272,7 +269,7 @@ def read_markers(
         raise OptionError(f"annotation= splits one table of markers, got {len(markers)}: {shortlist(markers)}.")
     out: list[MarkerTerm] = []
     for label, table in markers.items():
-        genotypes = _genotypes(label, table, index, rows)
+        genotypes = _genotypes(label, table, design)
         if annotation is None:
             out.append(MarkerTerm(str(label), genotypes))
             continue
@@ -285,11 +282,13 @@ def read_markers(
     return tuple(out)
 
 
-def _genotypes(label: str, table: Any, index: pd.Index, rows: np.ndarray) -> Genotypes:
+def _genotypes(label: str, table: Any, design: Design) -> Genotypes:
+    index, n_data = design.X.index, design.n + design.n_dropped
+    rows = None if design.n_dropped == 0 else design.rows
     if isinstance(table, str | Path):
-        bed = BedGenotypes(table)
-        _same_rows(label, bed.n_file, len(index))
-        return bed if len(rows) == len(index) else BedGenotypes(table, bed.n_file, rows)
+        bed = BedGenotypes(table, None, rows)
+        _same_rows(label, bed.n_file, n_data)
+        return bed
     if isinstance(table, pd.DataFrame):
         if not isinstance(index, pd.RangeIndex) and not isinstance(table.index, pd.RangeIndex):
             where = table.index.get_indexer(index)
@@ -298,15 +297,16 @@ def _genotypes(label: str, table: Any, index: pd.Index, rows: np.ndarray) -> Gen
                 raise DataError(
                     f"markers '{label}' lack {len(absent)} of {len(index)} rows (first: {shortlist(absent)})."
                 )
-            return TableGenotypes(table.to_numpy(), where[rows])
+            return TableGenotypes(table.to_numpy(), where)
         table = table.to_numpy()
     table = table if isinstance(table, np.ndarray) else np.asarray(table)
     if table.ndim != 2 or table.dtype.kind not in "biuf":
         raise DataError(
-            f"markers '{label}' must be a numeric table, individuals in rows; got {table.ndim} dimensions of {table.dtype}."
+            f"markers '{label}' must be a numeric table, individuals in rows; got {table.ndim} dimensions of "
+            f"{table.dtype}."
         )
-    _same_rows(label, len(table), len(index))
-    return TableGenotypes(table, None if len(rows) == len(table) else rows)
+    _same_rows(label, len(table), n_data)
+    return TableGenotypes(table, rows)
 
 
 def _same_rows(label: str, have: int, want: int) -> None:

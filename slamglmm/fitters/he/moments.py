@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,7 +185,12 @@ class Moments:
         return np.einsum("inb,jnb->ij", products, products) / products.shape[2]
 
 
-def compute_moments(problem: Problem, probes: np.ndarray | None = None, seed: int = 0) -> Moments:
+def compute_moments(
+    problem: Problem,
+    probes: np.ndarray | None = None,
+    seed: int = 0,
+    run: Callable[[Request], TileSums] = stream,
+) -> Moments:
     """One reading of every kernel.
 
     Parameters
@@ -195,6 +200,8 @@ def compute_moments(problem: Problem, probes: np.ndarray | None = None, seed: in
         Random columns z, needed with markers.
     seed : int
         Of the column that tests symmetry.
+    run : callable
+        How a request is carried out: here, or by `distributed.stream_on_dask` on other machines.
 
     Returns
     -------
@@ -206,7 +213,7 @@ def compute_moments(problem: Problem, probes: np.ndarray | None = None, seed: in
         A streamed kernel is not symmetric.
     """
     plan = plan_streams(problem, probes, seed)
-    sums = {space: stream(request) for space, request in plan.requests.items()}
+    sums = {space: run(request) for space, request in plan.requests.items()}
     return assemble(problem, plan, sums, probes)
 
 

@@ -17,7 +17,7 @@ from .markers import MarkerTerm
 from .sources import ArraySource, Source
 from .spread import Component, Spread, components_of, families
 
-RESIDUAL = "residual"
+RESIDUAL = "Residual"
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,8 +56,10 @@ class TileSums:
     diagonals : ndarray, sources x (stop - start)
     pairs : tuple of ndarray, each of length k
     gathers : ndarray, length n_gathers
-    forward, backward : ndarray, sources x r
-        ``K z`` and ``K'z`` over these tiles; empty for packed sources, which are symmetric as stored.
+    forward : ndarray, sources x (stop - start)
+        ``K z``; empty for packed sources, which are symmetric as stored.
+    backward : ndarray, sources x r
+        ``K'z``.
     """
 
     start: int
@@ -88,7 +90,7 @@ class TileSums:
             joined(self.diagonals, other.diagonals, 1),
             tuple(a + b for a, b in zip(self.pairs, other.pairs, strict=True)),
             self.gathers + other.gathers,
-            self.forward + other.forward,
+            joined(self.forward, other.forward, 1) if self.forward.shape[1] else self.forward,
             self.backward + other.backward,
         )
 
@@ -159,9 +161,7 @@ def _stream_square(request: Request, start: int, stop: int) -> TileSums:
     for k, (s, t, left, _) in enumerate(request.pairs):
         if s == t and left is None:
             pairs[k][:] = squares[s].sum()
-    forward = np.zeros((len(sources), r))
-    for s, product in enumerate(products):
-        forward[s, start:stop] = product[:, -1]
+    forward = np.array([product[:, -1] for product in products])
     return TileSums(
         start,
         stop,
@@ -226,3 +226,36 @@ def _stream_lower(request: Request, start: int, stop: int) -> TileSums:
                 gathers[k] += strict[s][block.coords] @ block.data
     empty = np.zeros((len(sources), 0))
     return TileSums(0, stop, tuple(products), diagonals, tuple(pairs), gathers, empty, empty)
+
+
+def stream_tile(request: Request, tiles: Sequence[np.ndarray], row: int, column: int) -> TileSums:
+    """The sums of one rectangle of every source, given as arrays with their upper left corner at (row, column)."""
+    rows, columns = tiles[0].shape
+    bottom, right_end = row + rows, column + columns
+    tiles = [np.asarray(tile, dtype=np.float64) for tile in tiles]
+    r = len(request.z)
+    diagonals = np.zeros((len(tiles), rows))
+    on_diagonal = np.arange(max(row, column), min(bottom, right_end))
+    backward = np.zeros((len(tiles), r))
+    gathers = np.zeros(len(request.gathers))
+    for s, tile in enumerate(tiles):
+        diagonals[s, on_diagonal - row] = tile[on_diagonal - row, on_diagonal - column]
+        backward[s, column:right_end] = tile.T @ request.z[row:bottom]
+    ones = np.ones((r, 1))
+    pairs = []
+    for s, t, left, right in request.pairs:
+        left, right = (ones if left is None else left), (ones if right is None else right)
+        pairs.append(np.einsum("ak,ak->k", left[row:bottom], (tiles[s] * tiles[t]) @ right[column:right_end]))
+    for k, (s, entries) in enumerate(request.gathers):
+        block = entries[row:bottom, column:right_end].tocoo()
+        gathers[k] = tiles[s][block.coords] @ block.data
+    return TileSums(
+        row,
+        bottom,
+        tuple(tile @ u[column:right_end] for tile, u in zip(tiles, request.inputs, strict=True)),
+        diagonals,
+        tuple(pairs),
+        gathers,
+        np.array([tile @ request.z[column:right_end] for tile in tiles]),
+        backward,
+    )

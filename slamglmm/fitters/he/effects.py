@@ -1,0 +1,89 @@
+"""Fixed effects by generalised least squares, and BLUPs, at given variances; eqs. HE-12 and HE-13."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...linalg.psd_cone import nearest_psd
+from .mixed import Factor, MixedSystem, mixed_system
+from .problem import Problem, orthonormal_basis
+
+# Relative to the total variance: below it the residual variance is raised, for V to be invertible.
+MIN_RESIDUAL = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """One trait at its variances.
+
+    Attributes
+    ----------
+    coef : ndarray, length b
+        NaN for a column that is a combination of earlier ones.
+    covariance : ndarray, b x b
+    weighted_residual : ndarray, length n
+        ``V^-1 (y - X coef)`` for the whitened rows.
+    """
+
+    coef: np.ndarray
+    covariance: np.ndarray
+    weighted_residual: np.ndarray
+
+
+def term_covariances(problem: Problem, variances: np.ndarray) -> list[np.ndarray]:
+    """One e x e matrix for each term, then 1 x 1 for each marker component; made positive semi-definite."""
+    out = []
+    for t, term in enumerate(problem.terms):
+        matrix = np.zeros((term.n_effects,) * 2)
+        for i, c in enumerate(problem.components):
+            if c.term == t:
+                matrix[c.a, c.b] = matrix[c.b, c.a] = variances[i + 1]
+        out.append(nearest_psd(matrix))
+    first_marker = 1 + len(problem.components)
+    return out + [np.array([[max(v, 0.0)]]) for v in variances[first_marker:]]
+
+
+def effects(problem: Problem, variances: Sequence[np.ndarray]) -> list[Effects]:
+    """Fixed effects and weighted residuals of every trait.
+
+    Parameters
+    ----------
+    problem : Problem
+    variances : sequence of ndarray, each of length q+1
+        For each trait: residual, then components.
+    """
+    system = mixed_system(problem)
+    kept = orthonormal_basis(problem.x)[1]
+    x = problem.x[:, kept]
+    return [_effects(problem, system, x, kept, problem.y[:, j], values) for j, values in enumerate(variances)]
+
+
+def _effects(
+    problem: Problem, system: MixedSystem, x: np.ndarray, kept: np.ndarray, y: np.ndarray, values: np.ndarray
+) -> Effects:
+    total = float(np.abs(values).sum())
+    residual = max(float(values[0]), MIN_RESIDUAL * total)
+    factor: Factor = system.factor([covariance / residual for covariance in term_covariances(problem, values)])
+    right = np.column_stack([x, y])
+    solved = factor.solve(right)
+    b, p = len(kept), x.shape[1]
+    coef, covariance = np.full(b, np.nan), np.full((b, b), np.nan)
+    rest = solved[:, p]
+    if p:
+        inverse = np.linalg.inv(x.T @ solved[:, :p])
+        estimate = inverse @ (solved[:, :p].T @ y)
+        coef[kept] = estimate
+        covariance[np.ix_(kept, kept)] = residual * inverse
+        rest = rest - solved[:, :p] @ estimate
+    return Effects(coef, covariance, rest / residual)
+
+
+def blups(problem: Problem, t: int, values: np.ndarray, fitted: Effects) -> np.ndarray:
+    """Random effects of term t, r x e: ``(G x K) Z' V^-1 (y - X b)``."""
+    term = problem.terms[t]
+    covariance = term_covariances(problem, values)[t]
+    on_levels = np.column_stack([term.to_levels(fitted.weighted_residual[:, None], a) for a in range(term.n_effects)])
+    return term.apply(on_levels @ covariance)

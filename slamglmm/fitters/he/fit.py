@@ -1,0 +1,378 @@
+"""`fit_he`: from a design to a result, one method at a time."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...design import Design
+from ...errors import BoundaryWarning, DataError, OptionError, SlamWarning, shortlist
+from ...linalg.threads import single_threaded_blas
+from ...results.varcomp import HeResult, TraitCovariances
+from . import inference
+from .distance import DistanceResponse, distance_equations, permutation_p
+from .distributed import stream_on_dask
+from .effects import Effects, blups, effects
+from .markers import MarkerTerm
+from .moments import Moments, NormalEquations, compute_moments
+from .options import HeOptions
+from .problem import Problem, build_problem
+from .reml import fit_reml
+from .solvers import condition, estimate_map, solve_equations
+from .spread import cones_of
+from .streaming import stream
+from .subsampling import fit_subsamples
+
+COLLINEAR = 1e8
+TRACE_PROBES = 10
+SANDWICH_PROBES = 50
+
+
+@dataclass(frozen=True, eq=False)
+class HeModel:
+    """What a result asks for later: fixed effects and BLUPs, computed when first wanted.
+
+    Attributes
+    ----------
+    problem : Problem
+    variances : ndarray, t x (q+1)
+        Not below zero.
+    moments : Moments or None
+    """
+
+    problem: Problem
+    variances: np.ndarray
+    moments: Moments | None
+
+    @cached_property
+    def effects(self) -> list[Effects]:
+        """Of every trait."""
+        with single_threaded_blas():
+            return effects(self.problem, list(self.variances))
+
+    def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
+        """Fixed effects (t x b) and their covariances (t x b x b)."""
+        return np.array([e.coef for e in self.effects]), np.array([e.covariance for e in self.effects])
+
+    def random_effects(self, t: int) -> np.ndarray:
+        """BLUPs of term t, traits x levels x effects."""
+        return np.array(
+            [blups(self.problem, t, values, e) for values, e in zip(self.variances, self.effects, strict=True)]
+        )
+
+
+def fit_he(
+    design: Design,
+    options: HeOptions,
+    markers: tuple[MarkerTerm, ...] = (),
+    distance: DistanceResponse | None = None,
+) -> HeResult:
+    """Fit variance components.
+
+    Parameters
+    ----------
+    design : Design
+        Without missing responses.
+    options : HeOptions
+    markers : tuple of MarkerTerm
+    distance : DistanceResponse, optional
+
+    Returns
+    -------
+    HeResult
+    """
+    start = time.perf_counter()
+    with single_threaded_blas():
+        if distance is not None:
+            _check_distance(design, options, markers)
+        problem = build_problem(design, markers, response=distance is None)
+        if not problem.components and not markers and not options.is_likelihood:
+            raise DataError(
+                "the formula has no random term, so there is no variance to split. Add one such as (1 | id), with "
+                "relmat={'id': K}, or markers=."
+            )
+        notes = list(problem.notes)
+        for note in notes:
+            warnings.warn(note, SlamWarning, stacklevel=3)
+        if options.is_likelihood:
+            parts = _by_likelihood(problem, options)
+        else:
+            parts = _by_moments(problem, options, distance, notes)
+    _warn_about(problem, parts["theta"], options, notes)
+    return HeResult(
+        design=design,
+        options=asdict(options),
+        version=__version__,
+        seconds=time.perf_counter() - start,
+        notes=tuple(notes),
+        names=problem.names,
+        traits=problem.traits,
+        is_variance=(True, *(c.a == c.b for c in problem.components), *(True for _ in markers)),
+        term_of=(None, *(problem.terms[c.term].label for c in problem.components), *(m.label for m in markers)),
+        **parts,
+    )
+
+
+# -- likelihood -----------------------------------------------------------------------------------------
+
+
+def _by_likelihood(problem: Problem, options: HeOptions) -> dict[str, Any]:
+    if problem.markers:
+        raise OptionError(f"method={options.method!r} needs formed kinships: give relmat= instead of markers=.")
+    fits = fit_reml(problem, options.method == "reml", options.se is not None)
+    t = problem.t
+    theta = np.full((len(problem.names), t, t), np.nan)
+    for j, fit in enumerate(fits):
+        theta[:, j, j] = fit.variances
+    variances = np.array([fit.variances for fit in fits])
+    return {
+        "theta": theta,
+        "unconstrained": theta,
+        "uncertainty": None
+        if options.se is None
+        else TraitCovariances(np.array([fit.covariance for fit in fits]), "observed information"),
+        "moments": None,
+        "model": HeModel(problem, variances, None),
+        "loglik": tuple(fit.loglik for fit in fits),
+        "factors": tuple(fit.theta for fit in fits),
+    }
+
+
+# -- moments --------------------------------------------------------------------------------------------
+
+
+def _by_moments(
+    problem: Problem, options: HeOptions, distance: DistanceResponse | None, notes: list[str]
+) -> dict[str, Any]:
+    rng = np.random.default_rng(options.seed)
+    cones = cones_of(problem.components, problem.terms)
+    probes = _probes(problem, options, rng)
+    if options.method == "rerehe":
+        return _by_subsamples(problem, options, notes, rng)
+    run = stream if options.backend is None else stream_on_dask
+    moments = compute_moments(problem, probes, int(rng.integers(2**31)), run)
+    if distance is None:
+        equations = moments.equations(options.inner, options.project)
+    else:
+        equations = distance_equations(problem, moments, distance, options.inner, options.project)
+        notes += _distance_notes(distance)
+    _check_gram(problem, moments, equations, notes)
+    n_markers = len(problem.markers)
+    unconstrained = solve_equations(equations, "he", cones, n_markers)
+    constrained = solve_equations(equations, "rehe", cones, n_markers)
+    theta = constrained if options.method == "rehe" else unconstrained
+    variances = np.einsum("itt->ti", constrained).copy()
+    parts = {
+        "theta": theta,
+        "unconstrained": unconstrained,
+        "moments": equations,
+        "model": HeModel(problem, variances, moments),
+    }
+    if distance is not None:
+        mapping = estimate_map(equations)
+        p = permutation_p(
+            problem,
+            moments,
+            distance,
+            equations,
+            options.inner,
+            options.project,
+            unconstrained[:, 0, 0],
+            mapping,
+            options.permutations,
+            rng,
+        )
+        return {**parts, "uncertainty": None, "p_values": p}
+    return {
+        **parts,
+        "uncertainty": _uncertainty(problem, moments, equations, constrained, options, probes, notes, rng),
+    }
+
+
+def _probes(problem: Problem, options: HeOptions, rng: np.random.Generator) -> np.ndarray | None:
+    if not problem.markers:
+        return None
+    if options.inner != "full":
+        raise OptionError(f"markers= need inner='full' (random probes estimate the full trace only), got {options.inner!r}.")
+    z = rng.choice([-1.0, 1.0], size=(problem.n, options.n_probes or TRACE_PROBES))
+    return z - problem.basis @ (problem.basis.T @ z) if options.project else z
+
+
+def _by_subsamples(
+    problem: Problem, options: HeOptions, notes: list[str], rng: np.random.Generator
+) -> dict[str, Any]:
+    plan = options.subsample
+    fit = fit_subsamples(problem, plan, options.inner, options.project, rng)
+    what = {"family": "families", "individual": "individuals"}[fit.unit]
+    notes.append(f"reREHE: {plan.times} subsamples of {plan.ratio:.0%} of the {what}, {plan.rule}")
+    if fit.n_skipped:
+        notes.append(
+            f"{fit.n_skipped} of {plan.times} subsamples were skipped: their Gram matrix was singular (too few "
+            "relatives among the people drawn)"
+        )
+    if options.se is not None:
+        notes.append("no standard errors with reREHE; method='rehe' reads every kinship once and has them")
+    variances = np.einsum("itt->ti", fit.theta).clip(min=0.0)
+    return {
+        "theta": fit.theta,
+        "unconstrained": fit.theta,
+        "uncertainty": None,
+        "moments": fit.pooled,
+        "model": HeModel(problem, variances, None),
+        "n_skipped": fit.n_skipped,
+    }
+
+
+def _uncertainty(
+    problem: Problem,
+    moments: Moments,
+    equations: NormalEquations,
+    theta: np.ndarray,
+    options: HeOptions,
+    probes: np.ndarray | None,
+    notes: list[str],
+    rng: np.random.Generator,
+) -> Any:
+    if options.se is None:
+        return None
+    if options.se == "sandwich":
+        found = inference.sandwich(
+            problem,
+            equations,
+            theta,
+            options.inner,
+            options.project,
+            options.n_probes or SANDWICH_PROBES,
+            rng,
+        )
+        if found.n_probes:
+            notes.append(
+                f"sandwich standard errors from {found.n_probes} random probes (seed {options.seed}); Monte Carlo error "
+                f"up to {found.error:.1%} of a standard error"
+            )
+        return found
+    if options.se == "jackknife":
+        if problem.markers:
+            assert probes is not None
+            values = inference.marker_jackknife(problem, moments, probes, options.project, options.n_blocks)
+            notes.append(f"jackknife over {options.n_blocks} blocks of markers")
+        else:
+            values, note = inference.jackknife(
+                problem, moments, equations, options.inner, options.project, options.jackknife_unit, rng
+            )
+            notes.append(note)
+        return TraitCovariances(values, "jackknife")
+    return _bootstrap(problem, moments, equations, theta, options, notes, rng)
+
+
+def _bootstrap(
+    problem: Problem,
+    moments: Moments,
+    equations: NormalEquations,
+    theta: np.ndarray,
+    options: HeOptions,
+    notes: list[str],
+    rng: np.random.Generator,
+) -> TraitCovariances:
+    diagonals = np.vstack([np.ones(problem.n), moments.diagonals])
+    if options.project and options.inner != "full":
+        diagonals = np.array([m.diagonal() for m in inference._row_matrices(problem, True, True)])
+    draws = []
+    for j in range(problem.t):
+        root = inference.covariance_root(problem, theta[:, j, j])
+        noise = rng.standard_normal((problem.n, options.n_draws))
+        draws.append(
+            inference.bootstrap(
+                problem, equations, diagonals, root @ noise, options.method, options.inner, options.project
+            )
+        )
+    notes.append(f"parametric bootstrap, {options.n_draws} draws")
+    values = np.array([np.cov(d, rowvar=False) for d in draws])
+    return TraitCovariances(values, "bootstrap", np.array(draws))
+
+
+# -- what may be wrong ----------------------------------------------------------------------------------
+
+
+def _check_distance(design: Design, options: HeOptions, markers: tuple[MarkerTerm, ...]) -> None:
+    if design.Y is not None:
+        raise OptionError("distance= takes the place of the response; write a one-sided formula such as '~ age + (1 | id)'.")
+    if markers:
+        raise OptionError("distance= works with relmat=, not with markers=; form the kinship with slamglmm.kinship.")
+    if options.method not in ("he", "rehe"):
+        raise OptionError(f"distance= is fitted by moments: method='rehe' or 'he', got {options.method!r}.")
+    if design.weights is not None or design.offset is not None:
+        raise OptionError("distance= cannot be combined with weights or an offset.")
+
+
+def _distance_notes(distance: DistanceResponse) -> list[str]:
+    if not distance.n_negative:
+        return ["the distance is Euclidean" + (f" after correction={distance.correction!r}" if distance.correction else "")]
+    return [
+        f"the distance is not Euclidean: {distance.n_negative} negative eigenvalues, {distance.negative_share:.1%} of the "
+        "absolute sum"
+    ]
+
+
+def _check_gram(problem: Problem, moments: Moments, equations: NormalEquations, notes: list[str]) -> None:
+    gram = moments.equations("full", True).S
+    for i, name in enumerate(problem.names[1:], start=1):
+        if gram[i, i] <= 0:
+            raise DataError(f"component '{name}' is zero once the fixed effects are taken off. Leave it out.")
+        if 1 - gram[0, i] ** 2 / (gram[0, 0] * gram[i, i]) < 1e-10:
+            raise DataError(
+                f"random term '{name}' cannot be told from the residual: one record for each level and no relationships "
+                "between levels. Pass a relationship matrix, relmat={...}, or leave the term out."
+            )
+    size = condition(equations.S)
+    if size > COLLINEAR:
+        scale = np.sqrt(np.diag(equations.S))
+        correlation = np.abs(equations.S / np.outer(scale, scale) - np.eye(len(scale)))
+        i, j = np.unravel_index(int(correlation.argmax()), correlation.shape)
+        notes.append(
+            f"kinships are collinear: the Gram matrix of the components has condition {size:.2g}, and "
+            f"'{equations.names[i]}' and '{equations.names[j]}' correlate by {correlation[i, j]:.6f}; their variances "
+            "cannot be told apart"
+        )
+        warnings.warn(notes[-1], SlamWarning, stacklevel=5)
+
+
+def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: list[str]) -> None:
+    """Estimates at or beyond the boundary: one line for each component."""
+    is_variance = [True, *(c.a == c.b for c in problem.components), *(True for _ in problem.markers)]
+    values = np.einsum("itt->it", theta)
+    total = values[is_variance].sum(axis=0)
+    for i, name in enumerate(problem.names):
+        if not is_variance[i]:
+            continue
+        shown = "the residual" if i == 0 else f"'{name}'"
+        zero = np.array(problem.traits)[np.abs(values[i]) <= 1e-12 * np.abs(total)]
+        below = np.array(problem.traits)[values[i] < -1e-12 * np.abs(total)]
+        many = problem.t > 1
+        if len(zero):
+            notes.append(
+                f"variance of {shown} is estimated at zero (boundary)" + (f" for {shortlist(zero)}" if many else "")
+            )
+            warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
+        if len(below):
+            size = "" if many else f" ({values[i, 0]:.4g})"
+            notes.append(
+                f"variance of {shown} is estimated below zero{size}"
+                + (f" for {shortlist(below)}" if many else "")
+                + "; method='rehe' keeps it at zero or above"
+            )
+            warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
+        share = values[i] / total
+        above = np.array(problem.traits)[share > 1 + 1e-9]
+        if i and len(above):
+            notes.append(
+                f"share of {shown} is above 1" + (f" for {shortlist(above)}" if many else f" (h2 = {share[0]:.3g})")
+                + ": another variance is estimated below zero"
+            )
+            warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
