@@ -392,7 +392,7 @@ def _shortened(name: str) -> str:
     if len(name) <= LONGEST_LABEL:
         return name
     half = LONGEST_LABEL // 2
-    return f"{name[:half]}…{name[-half + 1:]}"
+    return f"{name[:half]}…{name[-half + 1 :]}"
 
 
 def _plain(value: Any, form: str) -> str:
