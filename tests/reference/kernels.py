@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def draw_regressions(grams, which, prior_prec, rhs, yy, z, gamma, rate, work, coef, tau):
+def draw_regressions(grams, which, prior_prec, rhs, yy, z, gamma, rate, order, work, coef, tau, lanes=True):
     for j in range(len(rhs)):
         precision = grams[which[j]] + np.diag(prior_prec[j])
         try:
@@ -25,6 +25,20 @@ def draw_gaussians(precisions, which, rhs, z, work, out):
         except np.linalg.LinAlgError:
             return i
         out[i] = np.linalg.solve(precision, rhs[i]) + np.linalg.solve(root.T, z[i])
+    return -1
+
+
+def draw_rows(packed, diagonal, rhs, z, work, out, lanes=True):
+    k, n_rows = rhs.shape
+    for i in range(n_rows):
+        precision = np.zeros((k, k))
+        precision[np.tril_indices(k)] = packed[:, i]
+        precision += np.tril(precision, -1).T + np.diag(diagonal[:, i])
+        try:
+            root = np.linalg.cholesky(precision)
+        except np.linalg.LinAlgError:
+            return i
+        out[:, i] = np.linalg.solve(precision, rhs[:, i]) + np.linalg.solve(root.T, z[:, i])
     return -1
 
 

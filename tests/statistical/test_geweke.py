@@ -102,13 +102,12 @@ def test_iteration_keeps_the_joint_law_long(case, prior, monkeypatch):
 
 
 def plant_tau_shape(patch):
-    """tau in the loadings step: shape a0 + n/2 in place of a0 + (n-b)/2, the two fixed effects forgotten."""
-    right = blocks.draw_regressions
+    """tau in the loadings step: shape a0 + n in place of a0 + n/2."""
+    right, rng = blocks.draw_regressions, np.random.default_rng(1)
 
     def wrong(*arguments):
         arguments = list(arguments)
-        gamma = arguments[6]
-        arguments[6] = gamma + np.random.default_rng(int(1e9 * gamma[0])).standard_gamma(1.0, len(gamma))
+        arguments[6] = arguments[6] + rng.standard_gamma(4.5, len(arguments[6]))  # n = 9
         return right(*arguments)
 
     patch.setattr(blocks, "draw_regressions", wrong)
@@ -182,16 +181,21 @@ def plant_random_variance(patch):
     patch.setattr(blocks, "draw_random_rows", wrong)
 
 
-def plant_stale_points(patch):
-    """Z U drawn at the shares from before their update: an order that is not a valid collapsed sampler."""
-    right = blocks.weigh_given_random
+def plant_stale_random(patch):
+    """Z U drawn at the shares and tau from before their update: an order that is not a valid collapsed sampler."""
+    shares, weigh, stale = blocks.draw_trait_shares, blocks.weigh_given_random, {}
+
+    def remember(problem, group, state, block, residual, rng):
+        stale.update(g=state.g[block].copy(), tau=state.tau[block].copy())
+        shares(problem, group, state, block, residual, rng)
 
     def wrong(problem, group, state, block, residual, old_points, rng):
-        g = state.g[block].copy()
-        state.g[block] = old_points
-        right(problem, group, state, block, residual, old_points, rng)
-        state.g[block] = g
+        g, tau = state.g[block].copy(), state.tau[block].copy()
+        state.g[block], state.tau[block] = stale["g"], stale["tau"]
+        weigh(problem, group, state, block, residual, old_points, rng)
+        state.g[block], state.tau[block] = g, tau
 
+    patch.setattr(blocks, "draw_trait_shares", remember)
     patch.setattr(blocks, "weigh_given_random", wrong)
 
 
@@ -232,7 +236,7 @@ PLANTED = {
     "swap always": (plant_swap, ONE_EFFECT, LIGHT["horseshoe"]),
     "factor precision": (plant_factor_precision, ON_RAYS, LIGHT["horseshoe"]),
     "variance of Z U": (plant_random_variance, "U in the chain, one effect", LIGHT["horseshoe"]),
-    "Z U at stale shares": (plant_stale_points, "U in the chain, one effect", LIGHT["horseshoe"]),
+    "Z U out of order": (plant_stale_random, "U in the chain, one effect", LIGHT["horseshoe"]),
     "variance of imputed cells": (plant_imputed_variance, "imputed, one effect", LIGHT["horseshoe"]),
     "shape of phi": (None, ONE_EFFECT, WrongLocal(df=6.0, delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3)),
     "shape of delta": (None, ONE_EFFECT, WrongRows(n_sweeps=3)),
