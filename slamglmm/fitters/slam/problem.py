@@ -315,7 +315,8 @@ def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray,
         more_bytes, more_flops = 8.0 * size * size * n_bases, 9.0 * size**3 * n_bases
         if size == n or (bytes_used + more_bytes <= PATTERN_BYTES and flops + more_flops <= PATTERN_FLOPS):
             kept.append((mask, list(traits)))
-            bytes_used, flops = bytes_used + more_bytes, flops + more_flops
+            if size < n:  # all rows are counted from the start
+                bytes_used, flops = bytes_used + more_bytes, flops + more_flops
         else:
             left_over.extend(traits)
     if left_over:
