@@ -1,0 +1,283 @@
+"""From a design to the sampler's arrays: groups of rows, estimable columns, the grid's last point, scaling."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import slamglmm as sg
+from slamglmm.errors import DataError, OptionError, ScaleWarning, SlamWarning
+from slamglmm.fitters.slam import problem as module
+from slamglmm.fitters.slam.problem import _estimable, build_problem, default_n_factors, group_patterns
+from slamglmm.priors import Priors
+from tests.reference.problems import relationship, tiny_design, tiny_problem
+
+# ---- groups of traits that share rows -------------------------------------------------------------------------------
+
+
+def observed_from(*patterns):
+    """Rows of '1' and '.' to a mask."""
+    return np.array([[c == "1" for c in pattern] for pattern in patterns])
+
+
+def as_dict(groups):
+    return {"".join(".1"[int(seen)] for seen in mask): sorted(map(int, traits)) for mask, traits in groups}
+
+
+def test_every_pattern_keeps_its_rows_within_the_budget():
+    observed = observed_from("1111", "11.1", "1111", ".1.1", "11.1")
+    assert as_dict(group_patterns(observed, 1)) == {"1111": [0, 2], "11.1": [1, 4], ".1.1": [3]}
+
+
+def test_beyond_the_budget_traits_join_a_superset(monkeypatch):
+    """Each left-over trait joins the kept pattern that covers its rows with the fewest cells to impute."""
+    observed = observed_from("11..", "11..", "11..", "111.", "111.", "1...", "..11", "1111")
+    # Room for the patterns of the most traits (2 rows, then 3 rows) besides all rows.
+    monkeypatch.setattr(module, "PATTERN_BYTES", 8 * (16 + 4 + 9))
+    groups = as_dict(group_patterns(observed, 1))
+    assert groups == {"11..": [0, 1, 2, 5], "111.": [3, 4], "1111": [6, 7]}
+
+
+def test_without_any_budget_all_rows_are_kept(monkeypatch):
+    """Also when no trait is complete: a group of all rows must appear."""
+    monkeypatch.setattr(module, "PATTERN_BYTES", 0)
+    observed = observed_from("11..", "1.1.", ".111")
+    assert as_dict(group_patterns(observed, 1)) == {"1111": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("budget", ["PATTERN_BYTES", "PATTERN_FLOPS"])
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_partition_the_traits(budget, seed, monkeypatch):
+    """A trait lost or doubled, or a kept cell without its row, at random patterns and budgets."""
+    rng = np.random.default_rng(seed)
+    p, n, n_bases = int(rng.integers(1, 12)), int(rng.integers(2, 9)), int(rng.integers(1, 4))
+    observed = rng.random((p, n)) < 0.7
+    observed[~observed.any(axis=1), 0] = True
+    monkeypatch.setattr(
+        module, budget, rng.uniform(0, 3) * n_bases * (8 * n**2 if budget == "PATTERN_BYTES" else 9 * n**3)
+    )
+    groups = group_patterns(observed, n_bases)
+    assert sorted(np.concatenate([traits for _, traits in groups])) == list(range(p))
+    assert len({mask.tobytes() for mask, _ in groups}) == len(groups)
+    for mask, traits in groups:
+        assert not np.any(observed[traits] & ~mask)
+    assert np.array_equal(
+        np.concatenate([t for _, t in groups]), np.concatenate([t for _, t in group_patterns(observed, n_bases)])
+    )
+
+
+def test_eigenbases_of_rays_count_against_the_budget(monkeypatch):
+    observed = observed_from("1111", "11.1")
+    monkeypatch.setattr(module, "PATTERN_BYTES", 8 * (16 + 9) * 3)
+    assert len(group_patterns(observed, 3)) == 2
+    assert len(group_patterns(observed, 4)) == 1
+
+
+@pytest.mark.parametrize("impute", [False, True])
+def test_groups_of_a_problem(impute, monkeypatch):
+    """Kept rows, cells to draw, trait order and membership of rows, as the factor step reads them."""
+    if impute:
+        monkeypatch.setattr(module, "PATTERN_BYTES", 0)
+    missing = [([0, 3], 0), ([5, 6, 7], 2), ([0, 3], 3)]
+    responses = np.random.default_rng(3).standard_normal((10, 5))
+    problem = tiny_problem("~ x + (1 | g)", p=5, missing=missing, responses=responses)
+    seen = np.ones((10, 5), dtype=bool)
+    for rows, trait in missing:
+        seen[rows, trait] = False
+    assert not problem.collapsed
+    assert len(problem.groups) == (1 if impute else 3)
+    assert problem.impute == impute
+    assert sorted(problem.order) == list(range(5))
+    for group in problem.groups:
+        for i, j in enumerate(range(group.traits.start, group.traits.stop)):
+            trait = problem.order[j]
+            if impute:
+                assert np.array_equal(group.rows, np.arange(10))
+                assert np.array_equal(group.imputed[i], ~seen[:, trait])
+            else:
+                assert np.array_equal(group.rows, np.flatnonzero(seen[:, trait]))
+                assert not group.imputed.any()
+            kept = seen[:, trait]
+            values = problem.center[trait] + problem.scale[trait] * problem.y[j, kept]
+            np.testing.assert_allclose(values, responses[kept, trait], rtol=1e-12)
+            assert problem.center[trait] == pytest.approx(responses[kept, trait].mean())
+            assert problem.scale[trait] == pytest.approx(responses[kept, trait].std(ddof=1))
+            assert np.all(np.isfinite(problem.y[j]))
+    membership = problem.pattern_groups[problem.row_pattern]
+    for s, group in enumerate(problem.groups):
+        assert np.array_equal(membership[:, s], np.isin(np.arange(10), group.rows))
+    drawn = 7 if impute else 0
+    assert any(f"{len(problem.groups)} group(s)" in line and f"{drawn} cell(s)" in line for line in problem.notes)
+
+
+def test_rows_without_data_are_left_out():
+    missing = [([2, 7], trait) for trait in range(3)]
+    problem = tiny_problem(missing=missing)
+    assert np.array_equal(problem.active, [0, 1, 3, 4, 5, 6, 8, 9])
+    assert (problem.n, problem.collapsed) == (8, True)
+    assert problem.notes[0].startswith("2 row(s) have no observed trait and are predicted only:")
+
+
+# ---- the grid's last point ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "has_one", "note"),
+    [
+        ({}, True, None),
+        ({"rank": 9}, False, "Z K Z' is singular"),
+        ({"n": 12, "levels": 6}, False, "Z K Z' is singular"),
+        ({"missing": [([1], 0)]}, False, "the random effects are part of the chain"),
+        ({"formula": "~ 0 + (1 | g) + (1 | h)"}, False, None),
+        # Two blocks that commute: each singular, so a direction that holds only one of them has no inverse at t = 1.
+        ({"formula": "~ 0 + (1 | g) + (1 | h)", "n": 9, "levels": 3}, False, None),
+    ],
+    ids=["regular", "singular", "repeats", "missing", "two effects", "two that commute"],
+)
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_a_total_share_of_one(options, has_one, note):
+    """t = 1 where V has no inverse, or where a step divides by 1 - s."""
+    problem = tiny_problem(**options)
+    assert (problem.grid.shares.sum(axis=1).max() == 1.0) == has_one
+    assert np.all(np.isfinite(problem.factor_cov.weights))
+    lines = [line for line in problem.notes if "h2 = 1 is not on the grid" in line]
+    assert lines == ([] if note is None else [f"h2 = 1 is not on the grid ({note}); the last point is 0.75"])
+
+
+@pytest.mark.parametrize(("smallest", "has_one"), [(2e-3, True), (5e-4, False)])
+def test_a_total_share_of_one_needs_a_conditioned_kernel(smallest, has_one):
+    """The bound is a smallest eigenvalue of 1e-3 of the mean."""
+    n = 10
+    Q = np.linalg.qr(np.random.default_rng(1).standard_normal((n, n)))[0]
+    values = np.full(n, (n - smallest) / (n - 1))
+    values[-1] = smallest
+    labels = [f"i{i}" for i in range(n)]
+    K = pd.DataFrame(Q * values @ Q.T, labels, labels)
+    Y = np.random.default_rng(2).standard_normal((n, 2))
+    design = sg.design("~ 1 + (1 | g)", pd.DataFrame({"g": labels}), Y=Y, relmat={"g": K})
+    problem = build_problem(design, Priors(), 1, 4)
+    assert (problem.grid.shares.max() == 1.0) == has_one
+
+
+# ---- estimable columns ----------------------------------------------------------------------------------------------
+
+
+def test_estimable_columns():
+    """A combination of earlier columns, at any scale, and never the first of two equal columns."""
+    rng = np.random.default_rng(1)
+    one, x = np.ones(9), rng.standard_normal(9)
+    cases = {
+        (): [],
+        ("1",): [True],
+        ("1", "x"): [True, True],
+        ("1", "1"): [True, False],
+        ("1", "x", "1e9 x + 1e9"): [True, True, False],
+        ("1", "1e-9 x", "x"): [True, True, False],
+        ("0", "x"): [False, True],
+        ("1", "1 + 1e-7 x", "x"): [True, True, False],
+        ("x", "1", "x^2"): [True, True, True],
+    }
+    columns = {
+        "1": one, "x": x, "0": 0 * x, "1e9 x + 1e9": 1e9 * (x + 1), "1e-9 x": 1e-9 * x, "1 + 1e-7 x": 1 + 1e-7 * x, "x^2": x**2
+    }  # fmt: skip
+    for names, expected in cases.items():
+        given = np.array([columns[name] for name in names]).reshape(len(names), 9)
+        assert _estimable(given).tolist() == expected, names
+
+
+def test_estimable_agrees_with_the_rank():
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        n, b, rank = int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 5))
+        x = (rng.standard_normal((b, rank)) @ rng.standard_normal((rank, n))) * 10.0 ** rng.integers(-6, 6, (b, 1))
+        expected = np.linalg.matrix_rank(x / np.linalg.norm(x, axis=1, keepdims=True), tol=1e-8)
+        assert _estimable(x).sum() == expected
+
+
+def test_columns_that_a_trait_cannot_estimate_are_held_at_zero():
+    """x is constant on the rows of the second trait; its coefficient is zero there and free elsewhere."""
+    n = 10
+    frame = pd.DataFrame({"g": [f"i{i}" for i in range(n)], "x": [0.0] * 5 + [1.0] * 5})
+    K = pd.DataFrame(relationship(n), frame.g, frame.g)
+    Y = np.random.default_rng(4).standard_normal((n, 3))
+    Y[5:, 1] = np.nan
+    design = sg.design("~ x + (1 | g)", frame, Y=Y, relmat={"g": K})
+    with pytest.warns(SlamWarning, match=r"1 fixed effect\(s\) cannot be estimated.*first: 'x' on 'y2'"):
+        problem = build_problem(design, Priors(), 1, 4)
+    for group in problem.groups:
+        alone = np.array_equal(problem.order[group.traits], [1])
+        assert group.estimable.tolist() == ([True, False] if alone else [True, True])
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("~ 1 + x + I(2 * x) + (1 | g)", r"collinear: 'I\(2 \* x\)' is a combination of 'x'\."),
+        ("~ 1 + x + I(0 * x) + (1 | g)", r"fixed-effect column 'I\(0 \* x\)' is zero in every row"),
+    ],
+)
+def test_collinear_columns_are_named(formula, message):
+    with pytest.raises(DataError, match=message):
+        tiny_problem(formula)
+
+
+# ---- options, scaling, starts ---------------------------------------------------------------------------------------
+
+
+def test_number_of_factors():
+    assert [default_n_factors(*size) for size in [(100, 3), (3, 100), (1, 5), (500, 100), (9999, 20_000)]] == [
+        3,
+        2,
+        0,
+        17,
+        100,
+    ]
+    for bad in (-1, 4, 1.5):
+        with pytest.raises(OptionError, match=r"expected an integer from 0 to min\(rows with data, traits\) = 3"):
+            tiny_problem(k=bad)
+    for bad in (1, 2.5):
+        with pytest.raises(OptionError, match=r"h2_grid=.*expected an integer of at least 2"):
+            tiny_problem(grid=bad)
+
+
+def test_traits_without_an_intercept_are_not_centred():
+    """Centring would change the model unless the columns of X span the constant."""
+    responses = 5.0 + np.random.default_rng(5).standard_normal((10, 3))
+    plain = tiny_problem("~ 0 + x + (1 | g)", responses=responses)
+    assert np.array_equal(plain.center, np.zeros(3))
+    assert np.array_equal(plain.center_coef, np.zeros(1))
+    spanned = tiny_problem("~ 0 + h + (1 | g)", responses=responses)
+    np.testing.assert_allclose(spanned.center, responses.mean(axis=0))
+    np.testing.assert_allclose(spanned.center_coef, np.ones(3))
+
+
+def test_rotated_arrays_turn_back():
+    """Data, covariates and covariances of a collapsed problem, in the basis of the user's rows."""
+    design = tiny_design("~ x + (1 | g)", rank=6)
+    problem = build_problem(design, Priors(), 2, 4)
+    assert problem.collapsed
+    np.testing.assert_allclose(problem.rotation.back(problem.x), design.X.to_numpy().T, atol=1e-12)
+    y = problem.rotation.back(problem.y)
+    np.testing.assert_allclose(problem.center[:, None] + problem.scale[:, None] * y, design.Y.to_numpy().T, atol=1e-12)
+
+
+def test_kernels_that_say_nothing_are_refused():
+    with pytest.raises(DataError, match="one record for each level and no relationships between levels"):
+        frame = pd.DataFrame({"g": [f"i{i}" for i in range(8)]})
+        build_problem(
+            sg.design("~ 1 + (1 | g)", frame, Y=np.random.default_rng(1).standard_normal((8, 2))), Priors(), 1, 4
+        )
+    with pytest.raises(DataError, match="single level"):
+        frame = pd.DataFrame({"g": ["a"] * 8})
+        build_problem(
+            sg.design("~ 1 + (1 | g)", frame, Y=np.random.default_rng(1).standard_normal((8, 2))), Priors(), 1, 4
+        )
+
+
+def test_unusual_scale_of_a_relationship_matrix():
+    frame = pd.DataFrame({"g": [f"i{i}" for i in range(8)]})
+    K = pd.DataFrame(3.0 * relationship(8), frame.g, frame.g)
+    design = sg.design("~ 1 + (1 | g)", frame, Y=np.random.default_rng(1).standard_normal((8, 2)), relmat={"g": K})
+    with pytest.warns(ScaleWarning, match=r"mean diagonal of Z K Z' is 3"):
+        problem = build_problem(design, Priors(), 1, 4)
+    # Used as given, never rescaled.
+    np.testing.assert_allclose(problem.components[0].kernel(), K.to_numpy(), atol=1e-12)
