@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from scipy.sparse import csgraph
 
 from ...errors import FitError, OptionError, SlamWarning
 from .moments import NormalEquations, compute_moments
-from .problem import Problem
+from .problem import RESIDUAL, Problem
 from .solvers import condition, solve_equations
 from .sources import ArraySource
-from .spread import cones_of
+from .spread import Component, Spread, cones_of
 
 RULES = ("pooled", "mean", "median")
 UNITS = ("auto", "family", "individual")
@@ -170,6 +171,8 @@ def fit_subsamples(
     OptionError
         With markers.
     """
+    if plan.replace and inner == "offdiag":
+        raise OptionError("subsample: with replace=True a person meets itself, so inner='offdiag' is not defined.")
     if problem.markers:
         raise OptionError("method='rerehe' draws individuals from formed kinships; use method='rehe' with markers=.")
     drawn, unit = draw_rows(problem, plan, rng)
@@ -177,8 +180,40 @@ def fit_subsamples(
     for rows in drawn:
         if len(rows) <= problem.m + 1:
             continue
-        parts.append(compute_moments(problem.take(rows)).equations(inner, project))
+        parts.append(subsample_equations(problem, rows, inner, project))
     return combine(problem, parts, len(drawn), plan.rule, unit)
+
+
+def subsample_equations(
+    problem: Problem, rows: np.ndarray, inner: str, project: bool, residuals: np.ndarray | None = None
+) -> NormalEquations:
+    """Normal equations of some rows, which may repeat.
+
+    A person drawn twice has one residual, so the residual's matrix is ``I[rows, rows]``: a random effect of the person.
+
+    Parameters
+    ----------
+    problem : Problem
+    rows : ndarray of int
+    inner, project :
+        As for `Moments.equations`.
+    residuals : ndarray, rows x t, optional
+        Of a fit to all rows; fitted anew unless given.
+    """
+    part = problem.take(rows, residuals)
+    people, codes = np.unique(rows, return_inverse=True)
+    if len(people) == len(rows):
+        return compute_moments(part).equations(inner, project)
+    person = Spread(
+        "person", "person", ("Intercept",), pd.Index(people), codes, np.ones((len(rows), 1)), None, True, -1
+    )
+    terms = (person, *part.terms)
+    components = (Component("person", 0, 0, 0), *(replace(c, term=c.term + 1) for c in part.components))
+    equations = compute_moments(replace(part, terms=terms, components=components)).equations(inner, project)
+    squares, traces, df = equations.leftover
+    return NormalEquations(
+        (RESIDUAL, *equations.names[2:]), equations.S[1:, 1:], equations.c[1:], (squares, traces[1:], df)
+    )
 
 
 def combine(problem: Problem, parts: list[NormalEquations], n_drawn: int, rule: str, unit: str) -> SubsampleFit:
