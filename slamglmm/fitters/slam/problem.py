@@ -325,7 +325,7 @@ def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray,
         for j in left_over:
             covering = [group for group in kept if not np.any(observed[j] & ~group[0])]
             min(covering, key=lambda group: int(group[0].sum()))[1].append(j)
-    return [(mask, np.array(traits)) for mask, traits in kept if traits]
+    return [(mask, np.array(sorted(traits))) for mask, traits in kept if traits]
 
 
 def _resolve_link(link: str | Link) -> Link:
