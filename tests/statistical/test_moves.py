@@ -178,7 +178,7 @@ def test_local_update_keeps_its_prior(prior):
     "prior", [Horseshoe(), Horseshoe(n_sweeps=1, prop_0=0.4), Infinite(), Infinite(n_sweeps=1)], ids=str
 )
 def test_row_update_keeps_its_prior(prior):
-    """t and delta given lambda, from 6000 independent draws of the prior: each against its exact law, tails included."""
+    """t and delta given lambda, from 6000 independent draws of the prior: each against its exact law."""
     rng, p, k, n, replicates = np.random.default_rng(5), 4, 3, 50, 6000
     t, delta, pivots = np.empty(replicates), np.empty((replicates, k)), np.empty((replicates, k))
     for i in range(replicates):

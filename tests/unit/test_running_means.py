@@ -1,0 +1,134 @@
+"""Running means against a dense computation at each state they saw, and snapshots against their definition."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from slamglmm.fitters.slam import problem as problem_module
+from slamglmm.fitters.slam.draws import RunningMeans, Snapshot
+from slamglmm.fitters.slam.state import start_state
+from slamglmm.fitters.slam.sweep import sweep
+from slamglmm.linalg.threads import BlockPool
+from tests.reference.dense import Dense, basis, level_covariance
+from tests.reference.problems import tiny_problem, uncollapsed
+
+ONE, TWO = "~ x + (1 | g)", "~ x + (1 | g) + (1 | h)"
+SCATTERED = [([0, 3], 0), ([5, 6, 7], 2)]
+LAYOUTS = {
+    "U integrated out": {"formula": ONE},
+    "U integrated out, levels without records": {"formula": ONE, "n": 9, "levels": 12},
+    "U integrated out, two effects that commute": {"formula": TWO, "n": 9, "levels": 3},
+    "U in the chain": {"formula": ONE, "rank": 6, "uncollapse": True},
+    "two effects on rays": {"formula": TWO, "rank": 6},
+    "patterns": {"formula": ONE, "n": 12, "levels": 8, "missing": SCATTERED},
+    "patterns on rays": {"formula": TWO, "missing": SCATTERED},
+    "imputed on rays": {"formula": TWO, "missing": SCATTERED, "impute": True},
+    "no fixed effects": {"formula": "~ 0 + (1 | g)"},
+}
+
+
+def make(layout, monkeypatch):
+    options = dict(LAYOUTS[layout])
+    uncollapse = options.pop("uncollapse", False)
+    if options.pop("impute", False):
+        monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
+    responses = 4.0 + 3.0 * np.random.default_rng(9).standard_normal((options.get("n", 10), 3))
+    problem = tiny_problem(responses=responses, grid=3, **options)
+    assert problem.collapsed == (layout.startswith("U int") or layout == "no fixed effects" or uncollapse)
+    return uncollapsed(problem) if uncollapse else problem
+
+
+class Witness(RunningMeans):
+    """Keeps what each block was added from."""
+
+    def __init__(self, problem):
+        super().__init__(problem)
+        self.seen = []
+
+    def add_block(self, problem, group, state, block, residual, old_points):
+        super().add_block(problem, group, state, block, residual, old_points)
+        names = ("y", "coef", "tau", "g", "factors", "gamma", "kappa")
+        self.seen.append((group, block, {name: copy.deepcopy(getattr(state, name)) for name in names}))
+
+
+def dense_means(problem, dense, group, block, state):
+    """E[U_m | rest] of each component and E[XB + F Lambda + Z U_R | rest] of a block of traits."""
+    Q, shares, b = basis(problem), problem.grid.shares, problem.b
+    s = next(i for i, other in enumerate(problem.groups) if other is group)
+    e = state["y"] - state["coef"] @ np.concatenate((problem.x, state["factors"]))
+    effects = [np.zeros((c.Z.shape[1], problem.p)) for c in problem.components]
+    fitted = np.zeros((problem.n, problem.p))
+    for j in range(block.start, block.stop):
+        g = state["g"][j]
+        fitted[:, j] = Q @ (np.concatenate((problem.x, state["factors"])).T @ state["coef"][j])
+        for m, component in enumerate(problem.components):
+            Z, K = component.Z.toarray(), level_covariance(component)
+            own = shares[g, m] * K @ (Q.T @ Z)[group.rows].T @ dense.inverse[s][g] @ e[j, group.rows]
+            effects[m][:, j] += own
+            fitted[:, j] += Z @ own
+            for ell, gamma in enumerate(state["gamma"]):
+                solved = dense.inverse_factor[gamma] @ state["factors"][ell]
+                effects[m][:, j] += state["coef"][j, b + ell] * shares[gamma, m] * K @ (Q.T @ Z).T @ solved
+    return effects, fitted
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_effects_and_fitted_values(layout, monkeypatch):
+    """A stale grid point, a wrong basis, a factor part on the kept rows only, or traits out of the user's order."""
+    problem = make(layout, monkeypatch)
+    state, running, pool = start_state(problem, np.random.SeedSequence(5)), Witness(problem), BlockPool(1)
+    n_draws = 6
+    coef = np.zeros((problem.p, problem.b))
+    for _ in range(n_draws):
+        coef += state.coef[:, : problem.b] / n_draws
+        sweep(problem, state, pool, running)
+    dense = Dense(problem)
+    effects = [np.zeros((c.Z.shape[1], problem.p)) for c in problem.components]
+    fitted = np.zeros((problem.n, problem.p))
+    for group, block, seen in running.seen:
+        more, more_fitted = dense_means(problem, dense, group, block, seen)
+        fitted += more_fitted / n_draws
+        effects = [effect + part / n_draws for effect, part in zip(effects, more, strict=True)]
+    order, scale = problem.order, problem.scale
+    for m, ours in enumerate(running.effects(problem)):
+        expected = np.empty_like(effects[m])
+        expected[:, order] = effects[m]
+        np.testing.assert_allclose(ours, expected * scale, rtol=1e-8, atol=1e-9)
+    expected = np.empty_like(fitted)
+    expected[:, order] = fitted
+    np.testing.assert_allclose(running.fitted(problem), problem.center + scale * expected, rtol=1e-8, atol=1e-9)
+    expected = np.empty((problem.b, problem.p))
+    expected[:, order] = coef.T
+    X = problem.rotation.back(problem.x).T
+    XB = problem.center + (X @ expected) * scale
+    np.testing.assert_allclose(X @ running.fixed_effects(problem), XB, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_snapshot(layout, monkeypatch):
+    """kappa divided out, scaling undone, traits in the user's order, G + R equal to the implied covariance."""
+    problem = make(layout, monkeypatch)
+    state, pool = start_state(problem, np.random.SeedSequence(6)), BlockPool(1)
+    for _ in range(4):
+        sweep(problem, state, pool)
+    snapshot = Snapshot(problem, state)
+    back = np.argsort(problem.order)  # positions of the user's traits
+    scale, b, grid = problem.scale, problem.b, problem.grid.shares
+    Lambda = ((state.coef[:, b:] / np.sqrt(state.kappa))[back] * scale[:, None]).T
+    np.testing.assert_allclose(snapshot.Lambda(), Lambda.T)
+    variance = scale**2 / state.tau[back]
+    np.testing.assert_allclose(snapshot.residual_variance(), variance)
+    covariances = snapshot.covariances()
+    for m in range(len(problem.components)):
+        G = Lambda.T @ np.diag(grid[state.gamma, m]) @ Lambda + np.diag(grid[state.g[back], m] * variance)
+        np.testing.assert_allclose(covariances[m], G, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(covariances.sum(axis=0), Lambda.T @ Lambda + np.diag(variance), rtol=1e-10)
+    total = np.diag(covariances.sum(axis=0))
+    np.testing.assert_allclose(snapshot.h2(), [np.diag(G) / total for G in covariances[:-1]], rtol=1e-10)
+    np.testing.assert_allclose(snapshot.h2_residual(), grid[state.g[back]].T)
+    np.testing.assert_allclose(snapshot.h2_factor(), grid[state.gamma].T)
+    # X B on the user's scale is centre + scale X b.
+    X = problem.rotation.back(problem.x).T
+    expected = problem.center + (X @ state.coef[back, :b].T) * scale
+    np.testing.assert_allclose(X @ snapshot.B(), expected, rtol=1e-8, atol=1e-10)
