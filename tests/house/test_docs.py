@@ -50,7 +50,8 @@ def documented(docstring):
 
 def public_callables():
     for name in slamglmm.__all__:
-        value = getattr(slamglmm, name)
+        # A name that does not load fails in test_light_import.py, not the collection of all tests.
+        value = getattr(slamglmm, name, None)
         if inspect.isfunction(value):
             yield pytest.param(value, True, id=name)
         elif inspect.isclass(value):
