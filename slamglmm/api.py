@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from .design import design
 from .links import Link
 from .priors import Priors
 from .results.posterior import SlamResult
+from .results.variational import SparseLmmResult
 from .results.varcomp import HeResult
 
 
@@ -31,6 +33,7 @@ def slam(
     n_threads: int | None = None,
     n_jobs: int = 1,
     store: Sequence[str] | None = None,
+    out: str | Path | None = None,
     progress: bool | None = None,
 ) -> SlamResult:
     """Fit the Bayesian sparse-factor mixed model to many traits of related individuals.
@@ -71,6 +74,9 @@ def slam(
     store : sequence of str, optional
         What is kept; the default is `slamglmm.DEFAULT_STORE`. Add ``"U"`` for draws of the random effects
         (needed for prediction intervals), ``"G"`` or ``"R"`` for draws of the covariances.
+    out : str or Path, optional
+        Folder that gets the draws as they come and becomes a saved result. The same call goes on with a run that was
+        killed (to the bit, from the last write) and returns one that was finished.
     progress : bool, optional
         Show a progress bar; by default on a terminal or in a notebook. Ctrl-C keeps the draws so far.
 
@@ -116,6 +122,7 @@ def slam(
         n_threads=n_threads,
         n_jobs=n_jobs,
         store=None if store is None else tuple(store),
+        out=out,
         progress=progress,
     )
 
@@ -270,4 +277,119 @@ def he(
         options,
         markers=read_markers(markers, annotation, made),
         distance=None if distance is None else read_distance(distance, made, correction),
+    )
+
+
+def sparse_lmm(
+    formula: str,
+    data: Any,
+    *,
+    markers: Any,
+    relmat: Mapping[str, Any] | None = None,
+    family: Literal["gaussian", "binomial"] = "gaussian",
+    log_odds: Any = None,
+    pi: Literal["em", "grid"] | float = "em",
+    prior_var: Literal["em"] | float = "em",
+    residual_var: Literal["em"] | float = "em",
+    dof: Literal["ml", "reml"] = "ml",
+    weights: Any = None,
+    standardize: bool = False,
+    out: Any = None,
+    tol: float = 1e-4,
+    max_iter: int = 1000,
+    seed: int | None = None,
+    n_threads: int | None = None,
+) -> SparseLmmResult:
+    """Find the few of many markers that have an effect: spike-and-slab regression by variational Bayes.
+
+    ``y = Z w + G beta + u + e`` with covariates Z from the formula (flat prior), effects of markers that are zero with
+    probability ``1 - pi`` and otherwise ``N(0, v a)``, residuals ``e ~ N(0, v)``, and, when the formula has a random
+    effect, a polygenic background u. The covariates are projected out exactly without ever forming the projected
+    markers, which stay in their own packing (two bits a genotype for a .bed file).
+
+    Parameters
+    ----------
+    formula : str
+        ``"y ~ 1 + sex"``, or with one random effect ``"y ~ 1 + (1 | line)"``. Its share of the variance is estimated
+        by REML without markers, and markers are rotated to float32 (4 n m bytes).
+    data : DataFrame
+        pandas, polars or anything narwhals reads. Rows with a missing response or covariate are dropped.
+    markers : DataFrame, array, scipy sparse matrix, path of a PLINK .bed, or memory map
+        n × m dosages. Rows are matched by index when both have one (a .bed has the ids of its .fam), else by position.
+        int8 (missing: -128 or -127) stays int8. Missing genotypes count as the mean of their marker.
+    relmat : dict, optional
+        Relationship matrix of the grouping factor.
+    family : {"gaussian", "binomial"}
+        Binomial: a response of 0 and 1 by the bound of Jaakkola and Jordan.
+    log_odds : Series or array of length m, optional
+        Natural-log prior odds of each marker, relative to those of `pi`: 0 for all by default; with ``pi=0.5`` they
+        are the prior log odds themselves.
+    pi : "em", "grid" or float
+        Prior probability of an effect: learned from 2 to 3 starts, the best kept; averaged over 20 values with weights
+        from the bound; or given.
+    prior_var : "em" or float
+        Variance of an effect that is not zero, in units of the residual variance (binomial: as it is).
+    residual_var : "em" or float
+        Residual variance, learned or given, in squared units of the response.
+    dof : {"ml", "reml"}
+        Rows of the likelihood: n, or n less the number of covariates.
+    weights : str or array of length n, optional
+        Observation weights: the residual variance of row i is ``v / w_i``.
+    standardize : bool
+        Scale every marker to unit variance first, so that `prior_var` is about standardised effects. Results are on
+        the scale of the dosages either way.
+    out : path, optional
+        File for the rotated markers of a random effect, when they do not fit in memory.
+    tol : float
+        The climb ends when no inclusion probability moves by more in a sweep, or the bound gains less than ``1e-4 tol``
+        of itself three times in a row.
+    max_iter : int
+        Sweeps of each start.
+    seed : int, optional
+        For the interval of `SparseLmmResult.pve`; the fit itself draws nothing.
+    n_threads : int, optional
+        Starts run side by side; the numbers do not depend on it.
+
+    Returns
+    -------
+    SparseLmmResult
+
+    Raises
+    ------
+    FormulaError, DataError, RelmatError, OptionError
+        The message says what was expected, what came, and what to do.
+
+    References
+    ----------
+    Carbonetto, P. & Stephens, M. (2012). Scalable variational inference for Bayesian variable selection in regression,
+    and its accuracy in genetic association studies. Bayesian Analysis 7, 73-108.
+    Varadhan, R. & Roland, C. (2008). Simple and globally convergent methods for accelerating the convergence of any EM
+    algorithm. Scandinavian Journal of Statistics 35, 335-353.
+
+    Examples
+    --------
+    >>> import numpy as np, slamglmm as sg
+    >>> data = sg.datasets.load("glucosinolates")
+    >>> y = np.log(data.Y.iloc[:, [0]])
+    >>> fit = sg.sparse_lmm("y ~ 1", data.frame.assign(y=y), markers=data.markers)
+    >>> fit.pip.shape
+    (117,)
+    """
+    from .fitters.sparse_lmm.fit import fit_sparse_lmm
+
+    return fit_sparse_lmm(
+        design(formula, data, relmat=relmat, missing="drop", weights=weights),
+        markers,
+        family=family,
+        log_odds=log_odds,
+        pi=pi,
+        prior_var=prior_var,
+        residual_var=residual_var,
+        dof=dof,
+        standardize=standardize,
+        out=out,
+        tol=tol,
+        max_iter=max_iter,
+        seed=seed,
+        n_threads=n_threads,
     )

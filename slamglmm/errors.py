@@ -63,6 +63,10 @@ class ConvergenceWarning(SlamWarning):
     """A fit has not converged, or its chains disagree."""
 
 
+class StorageWarning(SlamWarning):
+    """What a run will keep is large."""
+
+
 def shortlist(items: Iterable[object], limit: int = 5) -> str:
     """First few items, quoted, for a message: ``'A17', 'A18', ... (12 in all)``."""
     listed = list(items)

@@ -107,9 +107,12 @@ class Result(ABC):
         # The manifest goes first and comes back last, so a folder without one was not written to the end.
         (folder / MANIFEST).unlink(missing_ok=True)
         self._write(folder)
+        self._write_manifest(folder)
+        return folder
+
+    def _write_manifest(self, folder: Path) -> None:
         manifest = {"class": f"{type(self).__module__}:{type(self).__qualname__}", "version": __version__}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        return folder
 
     @abstractmethod
     def _write(self, folder: Path) -> None:
@@ -118,7 +121,7 @@ class Result(ABC):
     @classmethod
     @abstractmethod
     def _read(cls, folder: Path) -> Result:
-        """Read what `_write` wrote."""
+        """Read a folder that `save` wrote; `slamglmm.load` finds the class."""
 
 
 def load(path: str | Path) -> Any:

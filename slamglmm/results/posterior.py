@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RESIDUAL = "Residual"
 # Off-diagonal elements of G that diagnostics look at: all pairs of at most this many traits, evenly spread.
 DIAGNOSED_TRAITS = 8
+# Saved draws of more than this are read piece by piece.
+LAZY_BYTES = 2**29
 
 
 class Continuation(Protocol):
@@ -371,14 +373,31 @@ class SlamResult(Result):
     # -- disk -------------------------------------------------------------------------------------------------------
 
     def _write(self, folder: Path) -> None:
-        coords = {
+        self._to_zarr(self.posterior, folder, mode="w")
+        self._write_rest(folder)
+
+    def finish(self, folder: Path) -> None:
+        """Turn the folder of a streamed run, which has the draws, into a saved result.
+
+        Parameters
+        ----------
+        folder : Path
+        """
+        means = [name for name, values in self.posterior.items() if "draw" not in values.dims]
+        self._to_zarr(self.posterior[means].assign_coords(self.posterior.coords), folder, mode="a")
+        self._write_rest(folder)
+        self._write_manifest(folder)
+
+    @staticmethod
+    def _to_zarr(values: xr.Dataset, folder: Path, mode: Literal["w", "a"]) -> None:
+        text = {
             name: np.array([str(v) for v in c.to_numpy()])
-            for name, c in self.posterior.coords.items()
+            for name, c in values.coords.items()
             if c.dtype.kind not in "iufb"
         }
-        self.posterior.assign_coords(coords).to_zarr(
-            folder / "posterior.zarr", mode="w", zarr_format=2, consolidated=False
-        )
+        values.assign_coords(text).to_zarr(folder / "posterior.zarr", mode=mode, zarr_format=2, consolidated=False)
+
+    def _write_rest(self, folder: Path) -> None:
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "posterior"}
         try:
             (folder / "fit.pickle").write_bytes(pickle.dumps(rest))
@@ -390,9 +409,10 @@ class SlamResult(Result):
 
     @classmethod
     def _read(cls, folder: Path) -> SlamResult:
+        # Large draws stay on disk until they are looked at.
         rest = pickle.loads((folder / "fit.pickle").read_bytes())
-        posterior = xr.open_zarr(folder / "posterior.zarr", consolidated=False).load()
-        return cls(posterior=posterior, **rest)
+        posterior = xr.open_zarr(folder / "posterior.zarr", chunks=None, consolidated=False)
+        return cls(posterior=posterior.load() if posterior.nbytes < LAZY_BYTES else posterior, **rest)
 
     def with_draws(self, posterior: xr.Dataset, chains: Continuation, seconds: float, draws: int) -> SlamResult:
         """The same fit with another posterior; what `extend` returns.

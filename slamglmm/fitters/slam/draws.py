@@ -17,6 +17,8 @@ DRAWN = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U", "
 # Posterior means gathered as the chain goes.
 MEANS = ("U_mean", "Eta_mean")
 STORABLE = (*DRAWN, *MEANS)
+# Draws held in memory when they stream to disk.
+BUFFER_BYTES = 32 * 2**20
 # Conditional means of successive iterations say nearly the same.
 MEANS_EVERY = 4
 DEFAULT_STORE = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U_mean", "Eta_mean")
@@ -166,8 +168,36 @@ class DrawBuffer:
         self.values[name][self.n] = value
 
     def drawn(self) -> dict[str, np.ndarray]:
-        """The draws so far."""
-        return {name: values[: self.n] for name, values in self.values.items()}
+        """The draws so far, loadings as (draw, factor, trait)."""
+        drawn = {name: values[: self.n] for name, values in self.values.items()}
+        if "Lambda" in drawn:
+            drawn["Lambda"] = np.swapaxes(drawn["Lambda"], 1, 2)
+        return drawn
+
+
+def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Shape of one draw of each quantity in ``store``, as `DrawBuffer.drawn` gives it."""
+    p, k, r = problem.p, problem.n_factors, len(problem.components)
+    shapes: dict[str, tuple[int, ...]] = {
+        "h2": (r, p),
+        "h2_factor": (r, k),
+        "Lambda": (k, p),
+        "residual_var": (p,),
+        "h2_residual": (r, p),
+        "B": (problem.b, p),
+        "G": (r, p, p),
+        "R": (p, p),
+    }
+    shapes = {name: shape for name, shape in shapes.items() if name in store}
+    if "U" in store:
+        shapes |= {f"U_{c.label}": (c.Z.shape[1], p) for c in problem.components}
+    return shapes
+
+
+def buffer_length(problem: Problem, store: tuple[str, ...], draws: int) -> int:
+    """Draws held before they go to disk."""
+    one = sum(8 * int(np.prod(shape, dtype=np.int64)) for shape in draw_shapes(problem, store).values())
+    return int(np.clip(BUFFER_BYTES // max(1, one), 1, draws))
 
 
 class RunningMeans:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,102 +16,20 @@ import xarray as xr
 
 from ... import __version__
 from ...design import Design
-from ...errors import ConvergenceWarning, OptionError, SlamWarning
-from ...linalg.threads import BlockPool, single_threaded_blas
+from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning
 from ...links import Link
 from ...priors import Priors
+from ...results import load
 from ...results.posterior import ComponentLabel, SlamResult
-from ..monitor import Ticker, ignore_interrupts, interrupts_ignored, monitor
-from .draws import DEFAULT_STORE, MEANS, STORABLE, DrawBuffer, RunningMeans
+from ..monitor import ignore_interrupts, interrupts_ignored, monitor
+from .chain import ChainRun, Schedule, run_chain
+from .draws import DEFAULT_STORE, draw_shapes
+from .labelling import posterior_dataset
 from .problem import Problem, build_problem
-from .state import State, start_state
-from .sweep import sweep
+from .store import RunFolder, fingerprint
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long chains run and what is kept; checked on creation."""
-
-    draws: int
-    burn: int
-    thin: int
-    store: tuple[str, ...]
-    n_threads: int | None = None
-    n_jobs: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("draws", 1), ("burn", 0), ("thin", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
-                raise OptionError(f"{name}={value!r}: expected an integer of at least {least}.")
-        unknown = [name for name in self.store if name not in STORABLE]
-        if unknown:
-            raise OptionError(f"store={self.store!r}: unknown {unknown}. Choose from {', '.join(STORABLE)}.")
-
-    @property
-    def iterations(self) -> int:
-        """Iterations of one chain."""
-        return self.burn + self.draws * self.thin
-
-
-@dataclass
-class ChainRun:
-    """One chain: the draws of this run, running means over all runs, and the state it can go on from (packed)."""
-
-    drawn: dict[str, np.ndarray]
-    running: RunningMeans | None
-    state: State
-    seconds: float
-    iterations: int
-
-    @property
-    def n_draws(self) -> int:
-        """Number of draws kept in this run."""
-        return len(next(iter(self.drawn.values()))) if self.drawn else 0
-
-
-def run_chain(
-    problem: Problem,
-    schedule: Schedule,
-    seed: np.random.SeedSequence | None,
-    previous: ChainRun | None,
-    ticker: Ticker,
-    threads: int,
-) -> ChainRun:
-    """Run one chain from a seed, or continue ``previous`` without burn-in."""
-    begin = time.perf_counter()
-    pool = BlockPool(threads)
-    wants_means = any(name in schedule.store for name in MEANS)
-    with single_threaded_blas():
-        if previous is None:
-            assert seed is not None
-            state, running, burn = (
-                start_state(problem, seed),
-                RunningMeans(problem) if wants_means else None,
-                schedule.burn,
-            )
-        else:
-            # An earlier result keeps its own state: extending it twice gives the same draws twice.
-            state, running, burn = previous.state.copy(problem), copy.deepcopy(previous.running), 0
-        buffer = DrawBuffer(problem, schedule.store, schedule.draws)
-        iterations = 0
-        try:
-            for iteration in range(burn + schedule.draws * schedule.thin):
-                after_burn = iteration - burn + 1
-                keep = after_burn > 0 and after_burn % schedule.thin == 0
-                due = keep and running is not None and running.is_due(schedule.thin)
-                sweep(problem, state, pool, running if due else None)
-                if keep:
-                    buffer.add(problem, state)
-                iterations += 1
-                if ticker.tick(iterations):
-                    break
-        finally:
-            pool.close()
-    seconds = time.perf_counter() - begin
-    if previous is not None:
-        iterations, seconds = iterations + previous.iterations, seconds + previous.seconds
-    return ChainRun(buffer.drawn(), running, state.packed(problem), seconds, iterations)
+# Draws of more than this are announced before the run.
+LARGE_BYTES = 2**30
 
 
 def _run_in_worker(*args: object) -> ChainRun:
@@ -125,6 +43,7 @@ def run_chains(
     seeds: Sequence[np.random.SeedSequence] | None,
     previous: Sequence[ChainRun] | None,
     progress: bool | None,
+    folder: RunFolder | None = None,
 ) -> list[ChainRun]:
     """Run all chains; bits do not depend on ``n_jobs`` or ``n_threads``.
 
@@ -142,7 +61,10 @@ def run_chains(
         with monitor(chains, total, progress, f"slam, {chains} chain(s)") as tickers:
             first = seeds if seeds is not None else [None] * chains
             before = previous if previous is not None else [None] * chains
-            return run([(problem, schedule, first[c], before[c], tickers[c], threads) for c in range(chains)])
+            stores = [None if folder is None else folder.chain(c) for c in range(chains)]
+            return run(
+                [(problem, schedule, first[c], before[c], stores[c], tickers[c], threads) for c in range(chains)]
+            )
 
     if n_jobs == 1:
         runs = run_all(lambda tasks: [run_chain(*task) for task in tasks])
@@ -161,7 +83,7 @@ def run_chains(
     if len(runs) < chains or shortest < schedule.draws:
         warnings.warn(
             f"interrupted: {shortest} of {schedule.draws} draws kept in {len(runs)} of {chains} chain(s). "
-            "fit.extend(draws) goes on from here.",
+            + ("fit.extend(draws) goes on from here." if folder is None else "The same call goes on from here."),
             ConvergenceWarning,
             stacklevel=3,
         )
@@ -233,6 +155,7 @@ def fit_slam(
     n_threads: int | None,
     n_jobs: int,
     store: tuple[str, ...] | None,
+    out: str | Path | None,
     progress: bool | None,
 ) -> SlamResult:
     """Fit the model to a design; arguments as in `slamglmm.slam`."""
@@ -241,108 +164,63 @@ def fit_slam(
     schedule = Schedule(draws, burn, thin, store or DEFAULT_STORE, n_threads, n_jobs)
     begin = time.perf_counter()
     model: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
-    problem = build_problem(design, **model)
+    folder = None if out is None else RunFolder(Path(out))
     root = np.random.SeedSequence(seed)
-    runs = run_chains(problem, schedule, root.spawn(chains), None, progress)
+    if folder is not None:
+        lengths = {"draws": draws, "burn": burn, "thin": thin, "chains": chains, "store": schedule.store}
+        root = np.random.SeedSequence(folder.claim(fingerprint(design, model | lengths), seed))
+        if folder.finished:
+            return load(folder.path)
+    problem = build_problem(design, **model)
+    _check_size(problem, schedule, chains, out)
+    if folder is not None:
+        folder.create_arrays(draw_shapes(problem, schedule.store), chains, draws)
+    runs = run_chains(problem, schedule, root.spawn(chains), None, progress, folder)
     components = tuple(ComponentLabel(c.label, design.terms[c.term].label, c.effect) for c in problem.components)
     grid = pd.DataFrame(problem.grid.shares, columns=[c.label for c in problem.components])
     grid["prior_traits"] = np.exp(problem.log_prior_traits)
     grid["prior_factors"] = np.exp(problem.log_prior_factors)
-    n_kept = min(run.n_draws for run in runs)
     options = {
         **model,
         "n_factors": problem.n_factors,
-        "draws": n_kept,
+        "draws": min(run.n_draws for run in runs),
         "burn": burn,
         "thin": thin,
         "chains": chains,
         "seed": root.entropy,
         "store": schedule.store,
     }
-    posterior = posterior_dataset(problem, design, runs, schedule.store)
-    return SlamResult(
+    fit = SlamResult(
         design=design,
         options=options,
         version=__version__,
         seconds=time.perf_counter() - begin,
         notes=problem.notes,
-        posterior=posterior,
+        posterior=posterior_dataset(problem, design, runs, schedule.store, folder),
         grid=grid,
         components=components,
         chains=Chains(design, model, schedule, _without_draws(runs), problem),
     )
+    if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
+        fit.finish(folder.path)
+    return fit
 
 
-def posterior_dataset(problem: Problem, design: Design, runs: Sequence[ChainRun], store: Sequence[str]) -> xr.Dataset:
-    """Label the draws and means of all chains."""
-    n_kept = min(run.n_draws for run in runs)
-    labels = [component.label for component in problem.components]
-    traits = list(design.traits)
-    dims = {
-        "h2": ("term", "trait"),
-        "h2_factor": ("term", "factor"),
-        "Lambda": ("factor", "trait"),
-        "residual_var": ("trait",),
-        "h2_residual": ("term", "trait"),
-        "B": ("fixef", "trait"),
-        "G": ("term", "trait", "trait2"),
-        "R": ("trait", "trait2"),
+def _check_size(problem: Problem, schedule: Schedule, chains: int, out: str | Path | None) -> None:
+    """Say how much room the draws take before a run that needs a lot of it."""
+    sizes = {
+        name: 8 * int(np.prod(shape, dtype=np.int64)) * schedule.draws * chains
+        for name, shape in draw_shapes(problem, schedule.store).items()
     }
-    coords: dict[str, Any] = {
-        "chain": np.arange(len(runs)),
-        "draw": np.arange(n_kept),
-        "term": labels,
-        "trait": traits,
-        "factor": np.arange(1, problem.n_factors + 1),
-        "fixef": list(design.X.columns),
-    }
-    if {"G", "R"} & set(store):
-        coords["trait2"] = traits
-    data: dict[str, Any] = {}
-    level_dims = {}
-    for component in problem.components:
-        dim = "level" if len(problem.components) == 1 else f"level_{component.label}"
-        level_dims[component.label] = dim
-        if {"U", "U_mean"} & set(store):
-            coords[dim] = np.asarray(design.terms[component.term].levels)
-        dims[f"U_{component.label}"] = (dim, "trait")
-    for name in runs[0].drawn:
-        values = np.stack([run.drawn[name][:n_kept] for run in runs])
-        if name == "Lambda":
-            values = np.ascontiguousarray(np.swapaxes(values, 2, 3))
-        data[name] = (("chain", "draw", *dims[name]), values)
-    means = [run.running for run in runs if run.running is not None]
-    if means:
-        effects = [running.effects(problem) for running in means]
-        if "U_mean" in store:
-            for m, label in enumerate(labels):
-                stacked = np.stack([of_chain[m] for of_chain in effects])
-                data[f"U_mean_{label}"] = (("chain", level_dims[label], "trait"), stacked)
-        if "Eta_mean" in store:
-            coords["row"] = np.asarray(design.X.index)
-            data["Eta_mean"] = (
-                ("chain", "row", "trait"),
-                np.stack(
-                    [_fitted_rows(problem, design, run, of_chain) for run, of_chain in zip(runs, effects, strict=True)]
-                ),
-            )
-    return xr.Dataset(data, coords=coords)
-
-
-def _fitted_rows(problem: Problem, design: Design, run: ChainRun, effects: Sequence[np.ndarray]) -> np.ndarray:
-    """Posterior mean of the fitted values of all rows of the design, shape (rows, p)."""
-    assert run.running is not None
-    X = design.X.to_numpy()
-    fitted = np.empty((len(X), problem.p))
-    fitted[problem.active] = run.running.fitted(problem)
-    silent = np.setdiff1d(np.arange(len(X)), problem.active)
-    if len(silent):
-        # Rows without data have no factor residual to learn about: fixed and random effects only.
-        fitted[silent] = X[silent] @ run.running.fixed_effects(problem)
-        for component, effect in zip(problem.components, effects, strict=True):
-            term = design.terms[component.term]
-            fitted[silent] += term.M[silent, component.effect, None] * effect[term.codes[silent]]
-    return fitted if design.offset is None else fitted + design.offset[:, None]
+    total = sum(sizes.values())
+    if total > LARGE_BYTES:
+        parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in sizes.items() if size > 0.05 * total)
+        where = "of memory: stream them to disk with out='folder', or" if out is None else "on disk:"
+        warnings.warn(
+            f"the draws will take {total / 2**30:.1f} GiB {where} name fewer in store= ({parts} GiB).",
+            StorageWarning,
+            stacklevel=4,
+        )
 
 
 def _without_draws(runs: Sequence[ChainRun]) -> list[ChainRun]:

@@ -1,0 +1,95 @@
+"""Names for the numbers: draws and means of all chains as one labelled Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ...design import Design
+from .chain import ChainRun
+from .problem import Problem
+from .store import RunFolder
+
+
+def posterior_dataset(
+    problem: Problem,
+    design: Design,
+    runs: Sequence[ChainRun],
+    store: Sequence[str],
+    folder: RunFolder | None = None,
+) -> xr.Dataset:
+    """Label the draws and means of all chains; draws in a folder stay there until they are looked at."""
+    n_kept = min(run.n_draws for run in runs)
+    labels = [component.label for component in problem.components]
+    traits = list(design.traits)
+    dims = {
+        "h2": ("term", "trait"),
+        "h2_factor": ("term", "factor"),
+        "Lambda": ("factor", "trait"),
+        "residual_var": ("trait",),
+        "h2_residual": ("term", "trait"),
+        "B": ("fixef", "trait"),
+        "G": ("term", "trait", "trait2"),
+        "R": ("trait", "trait2"),
+    }
+    coords: dict[str, Any] = {
+        "chain": np.arange(len(runs)),
+        "draw": np.arange(n_kept),
+        "term": labels,
+        "trait": traits,
+        "factor": np.arange(1, problem.n_factors + 1),
+        "fixef": list(design.X.columns),
+    }
+    if {"G", "R"} & set(store):
+        coords["trait2"] = traits
+    data: dict[str, Any] = {}
+    level_dims = {}
+    for component in problem.components:
+        dim = "level" if len(problem.components) == 1 else f"level_{component.label}"
+        level_dims[component.label] = dim
+        if {"U", "U_mean"} & set(store):
+            coords[dim] = np.asarray(design.terms[component.term].levels)
+        dims[f"U_{component.label}"] = (dim, "trait")
+    if folder is not None:
+        on_disk = folder.open_draws({name: ("chain", "draw", *of) for name, of in dims.items()})
+        # An interrupt may have left chains that are not kept.
+        kept = on_disk.isel(chain=[run.chain for run in runs], draw=slice(n_kept))
+        data |= {str(name): values for name, values in kept.items()}
+    for name in runs[0].drawn:
+        values = np.stack([run.drawn[name][:n_kept] for run in runs])
+        data[name] = (("chain", "draw", *dims[name]), values)
+    means = [run.running for run in runs if run.running is not None]
+    if means:
+        effects = [running.effects(problem) for running in means]
+        if "U_mean" in store:
+            for m, label in enumerate(labels):
+                stacked = np.stack([of_chain[m] for of_chain in effects])
+                data[f"U_mean_{label}"] = (("chain", level_dims[label], "trait"), stacked)
+        if "Eta_mean" in store:
+            coords["row"] = np.asarray(design.X.index)
+            data["Eta_mean"] = (
+                ("chain", "row", "trait"),
+                np.stack(
+                    [_fitted_rows(problem, design, run, of_chain) for run, of_chain in zip(runs, effects, strict=True)]
+                ),
+            )
+    return xr.Dataset(data, coords=coords)
+
+
+def _fitted_rows(problem: Problem, design: Design, run: ChainRun, effects: Sequence[np.ndarray]) -> np.ndarray:
+    """Posterior mean of the fitted values of all rows of the design, shape (rows, p)."""
+    assert run.running is not None
+    X = design.X.to_numpy()
+    fitted = np.empty((len(X), problem.p))
+    fitted[problem.active] = run.running.fitted(problem)
+    silent = np.setdiff1d(np.arange(len(X)), problem.active)
+    if len(silent):
+        # Rows without data have no factor residual to learn about: fixed and random effects only.
+        fitted[silent] = X[silent] @ run.running.fixed_effects(problem)
+        for component, effect in zip(problem.components, effects, strict=True):
+            term = design.terms[component.term]
+            fitted[silent] += term.M[silent, component.effect, None] * effect[term.codes[silent]]
+    return fitted if design.offset is None else fitted + design.offset[:, None]
