@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 # public name -> module that defines it (None: the name is itself a submodule)
 _HOMES: dict[str, str | None] = {
     "slam": "api",
+    "sparse_lmm": "api",
     "he": "api",
     "netgsa": "api",
     "load": "results",

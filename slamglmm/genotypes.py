@@ -88,18 +88,44 @@ class Markers:
                 values[start : start + BLOCK] = self.values[start : start + BLOCK][:, rows]
         return Markers(self.kind, len(rows), self.m, self.names, labels, values)
 
-    def columns(self, used: np.ndarray | None = None) -> Columns:
+    def unpacked(self) -> Markers:
+        """The same markers as int8 in memory, so that rows can be repeated (.bed), or as they are."""
+        if self.kind != "bed":
+            return self
+        values = np.empty((self.m, self.n), dtype=np.int8)
+        for start in range(0, self.m, BLOCK):
+            dosage = _unpack(self.values[start : start + BLOCK], self.n)
+            values[start : start + BLOCK] = np.where(np.isnan(dosage), MISSING_INT8[0], dosage)
+        return Markers("int8", self.n, self.m, self.names, self.labels, values)
+
+    def means(self, used: np.ndarray | None = None) -> np.ndarray:
+        """Mean dosage of each marker over its observed genotypes, length m.
+
+        Parameters
+        ----------
+        used : ndarray of bool, length n, optional
+            Rows to average over; all by default.
+        """
+        counted = np.ones((1, self.n)) if used is None else used.astype(float)[None]
+        out = np.empty((self.m, 1))
+        # Missing ones stand at the mean of the observed, which leaves the mean where it is.
+        column_products(self.columns(used), counted, 0, self.m, out)
+        return out[:, 0] / counted.sum()
+
+    def columns(self, used: np.ndarray | None = None, fill: np.ndarray | None = None) -> Columns:
         """What the kernels read, missing genotypes set to the mean of their marker.
 
         Parameters
         ----------
         used : ndarray of bool, length n, optional
-            The rows that make the mean; all by default.
+            The rows that make the mean (packed markers only); all by default.
+        fill : ndarray, length m, optional
+            Set missing genotypes to these instead.
         """
         if self.kind == "bed":
-            return _bed_columns(self.values, self.n, used)
+            return _bed_columns(self.values, self.n, used, fill)
         if self.kind == "int8":
-            return _int8_columns(self.values)
+            return _int8_columns(self.values, fill)
         if self.kind == "csc":
             matrix = self.values
             return Columns(
@@ -141,7 +167,7 @@ class Markers:
         return np.where(seen, values, mean[:, None]).T
 
 
-def _int8_columns(values: np.ndarray) -> Columns:
+def _int8_columns(values: np.ndarray, fill: np.ndarray | None) -> Columns:
     m, n = values.shape
     counts = np.zeros(m + 1, dtype=np.int64)
     rows, shift = [], np.zeros(m)
@@ -154,6 +180,7 @@ def _int8_columns(values: np.ndarray) -> Columns:
         counts[start + 1 : start + 1 + len(block)] = per_marker
         rows.append(np.nonzero(gone)[1].astype(np.int32))
         mean = np.where(gone, 0, block).sum(axis=1) / np.maximum(n - per_marker, 1)
+        mean = mean if fill is None else fill[start : start + len(block)]
         codes = np.where(gone, block, 127).min(axis=1)
         if (gone & (block != codes[:, None])).any():
             raise DataError("int8 markers use both -127 and -128 for missing in one marker; use one of them.")
@@ -171,7 +198,7 @@ def _int8_columns(values: np.ndarray) -> Columns:
     )
 
 
-def _bed_columns(packed: np.ndarray, n: int, used: np.ndarray | None) -> Columns:
+def _bed_columns(packed: np.ndarray, n: int, used: np.ndarray | None, fill: np.ndarray | None) -> Columns:
     m, stride = packed.shape
     counted = np.ones((1, n)) if used is None else used.astype(float)[None]
 
@@ -184,9 +211,11 @@ def _bed_columns(packed: np.ndarray, n: int, used: np.ndarray | None) -> Columns
         column_products(with_table(np.tile(np.float32(values), (m, 1))), counted, 0, m, out)
         return out[:, 0]
 
-    total, missing = sums((2.0, 0.0, 1.0, 0.0)), sums((0.0, 1.0, 0.0, 0.0))
     table = np.tile(np.float32((2.0, 0.0, 1.0, 0.0)), (m, 1))
-    table[:, 1] = total / np.maximum(counted.sum() - missing, 1.0)
+    if fill is None:
+        total, missing = sums((2.0, 0.0, 1.0, 0.0)), sums((0.0, 1.0, 0.0, 0.0))
+        fill = total / np.maximum(counted.sum() - missing, 1.0)
+    table[:, 1] = fill
     return with_table(table)
 
 
@@ -199,7 +228,7 @@ def _unpack(packed: np.ndarray, n: int) -> np.ndarray:
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_markers(markers: Any) -> Markers:
+def read_markers(markers: Any, fill: np.ndarray | None = None) -> Markers:
     """Take markers in any of the forms a user may have them.
 
     Parameters
@@ -208,6 +237,8 @@ def read_markers(markers: Any) -> Markers:
         n × m, individuals in rows. int8 stays int8 (-128 and -127 are missing); whole numbers are stored as int8 when
         they fit, exactly; other numbers stay float32 or float64 (NaN is missing). A column-major (Fortran) int8 or
         float array, or memory map, is used in place.
+    fill : ndarray, length m, optional
+        Set NaN of float markers to these instead of the mean of their marker.
 
     Returns
     -------
@@ -252,11 +283,11 @@ def read_markers(markers: Any) -> Markers:
         if not np.isfinite(matrix.data).all():
             raise DataError("sparse markers must be finite; fill missing genotypes first, or pass a dense array.")
         return Markers("csc", n, m, index, labels, matrix)
-    kind, values = _packed(table, index)
+    kind, values = _packed(table, index, fill)
     return Markers(kind, n, m, index, labels, values)
 
 
-def _packed(table: np.ndarray, names: pd.Index) -> tuple[str, np.ndarray]:
+def _packed(table: np.ndarray, names: pd.Index, fill: np.ndarray | None) -> tuple[str, np.ndarray]:
     """Storage kind, and values (m, n) in C order."""
     if table.dtype == np.int8:
         values = np.ascontiguousarray(table.T)
@@ -284,7 +315,7 @@ def _packed(table: np.ndarray, names: pd.Index) -> tuple[str, np.ndarray]:
                 values = values.copy()
                 block = values[start : start + BLOCK]
             seen = np.maximum((~gone).sum(axis=1), 1)
-            means = np.where(gone, 0.0, block).sum(axis=1) / seen
+            means = np.where(gone, 0.0, block).sum(axis=1) / seen if fill is None else fill[start : start + BLOCK]
             block[gone] = means[np.nonzero(gone)[0]]
     return kind, values
 

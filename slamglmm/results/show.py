@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from .base import Result
     from .posterior import SlamResult
+    from .variational import SparseLmmResult, VariationalResult
     from .varcomp import HeResult, NetgsaResult
 
 # Rows of a printed table; the frame has all of them.
@@ -183,6 +185,45 @@ def netgsa_summary(fit: NetgsaResult) -> Summary:
         ("seconds", f"{fit.seconds:.3g}"),
     )
     return Summary("NetGSA: pathway tests on networks", facts, (("Pathways", fit.table),), fit.notes)
+
+
+def sparse_lmm_summary(fit: SparseLmmResult, prob: float) -> Summary:
+    """Summary of a sparse linear mixed model.
+
+    Parameters
+    ----------
+    fit : SparseLmmResult
+    prob : float
+        Mass of the interval of the share of variance explained.
+    """
+    pve = fit.pve(prob)
+    found = fit.pip.sort_values(ascending=False, kind="stable")
+    top = found.index[:10] if len(found) > 10 else found.index
+    table = pd.DataFrame({"pip": fit.pip[top], "coef": fit.coef[top], "sd": fit.coef_sd[top]})
+    facts = [
+        *_design_facts(fit),
+        ("markers", f"{len(fit.pip)}; {(fit.pip > 0.5).sum()} with PIP > 0.5, sum of PIP {fit.pip.sum():.1f}"),
+        ("family", fit.family),
+        ("explained", f"{pve['mean']:.3f} of the variance ({prob:.0%}: {pve['lower']:.3f} to {pve['upper']:.3f})"),
+        ("residual variance", number(fit.residual_var)),
+        ("prior", f"pi {number(fit.pi)}, variance of an effect {number(fit.prior_var)} × residual"),
+        ("bound", f"{fit.elbo[-1]:.3f}, {_sweeps(fit)}"),
+    ]
+    if fit.share is not None:
+        facts.append(("random effect", f"{fit.design.terms[0].label}, share {fit.share:.3f} of the rest"))
+    tables = (("Markers with the highest inclusion probability", table), ("Covariates", fit.fixef()))
+    return Summary("Sparse linear mixed model", tuple(facts), tables, fit.notes)
+
+
+def _design_facts(fit: Result) -> list[tuple[str, str]]:
+    design = fit.design
+    dropped = f" ({design.n_dropped} dropped: {_reasons(design.dropped_because)})" if design.n_dropped else ""
+    return [("formula", design.formula), ("rows", f"{design.n}{dropped}")]
+
+
+def _sweeps(fit: VariationalResult) -> str:
+    state = "converged" if fit.converged else "NOT converged: raise max_iter"
+    return f"{len(fit.elbo)} sweeps, {state}; {fit.seconds:.2f} s"
 
 
 def html_page(title: str, parts: Sequence[str]) -> str:

@@ -125,7 +125,7 @@ def start(
     """
     T, m = len(Y), model.markers.m
     logit = theta[:, None] + model.offset if alpha is None else np.full((T, m), np.log(alpha / (1 - alpha)))
-    logit = np.ascontiguousarray(np.broadcast_to(logit, (T, m)))
+    logit = np.array(np.broadcast_to(logit, (T, m)), order="C")
     inclusion = expit(logit)
     constant = np.setdiff1d(np.arange(m), model.markers.order)
     inclusion[:, constant] = 0.0

@@ -1,0 +1,241 @@
+"""From a design and markers to numbers: which rows, what response, which covariates, what is rotated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+
+from ..._kernels.columns import Columns
+from ...design import Design
+from ...errors import DataError, OptionError, shortlist
+from ...genotypes import Markers, match_rows
+from ...linalg.rotation import symmetric_eigen
+
+# Rotated markers larger than this many bytes in memory are refused unless they go to a file.
+ROTATED_LIMIT = 4 * 2**30
+ROTATION_BLOCK = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Polygenic:
+    """The random effect ``u ~ N(0, v h K)`` beside residuals ``N(0, v (1 - h) / w)``; ``V = U diag(d) U'``.
+
+    Attributes
+    ----------
+    label : str
+    share : float
+        h, by REML without markers.
+    levels : pandas.Index, length r
+    back : ndarray, shape (r, n)
+        ``û = back @ R`` for the rotated residual R.
+    logdet : float
+        ``log |V|``.
+    """
+
+    label: str
+    share: float
+    levels: pd.Index
+    back: np.ndarray
+    logdet: float
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionData:
+    """What the regression is fitted to, in the rows of the marker storage.
+
+    Attributes
+    ----------
+    markers : Markers
+        After picking rows (unless packed), and rotated when there is a random effect.
+    source : Markers
+        The same before the rotation.
+    columns : Columns
+    y : ndarray, length n
+    Z : ndarray, shape (n, b)
+    weights : ndarray, length n, or None
+        Zero for rows that are not in the data.
+    n_obs : int
+        Rows in the data.
+    at : ndarray of int, length n_obs
+        Row of the storage for each row of the design.
+    constant : float
+        Terms of the bound: ``(sum log w - log |V|) / 2``.
+    polygenic : Polygenic or None
+    """
+
+    markers: Markers
+    source: Markers
+    columns: Columns
+    y: np.ndarray
+    Z: np.ndarray
+    weights: np.ndarray | None
+    n_obs: int
+    at: np.ndarray
+    constant: float
+    polygenic: Polygenic | None
+
+    @property
+    def used(self) -> np.ndarray | None:
+        """Which rows of the storage are in the data; None for all."""
+        return None if self.weights is None or not self.markers.packed else self.weights > 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "columns": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__dict__["columns"] = self.markers.columns(self.used)
+
+
+def regression_data(design: Design, source: Markers, out: str | Path | None, family: str) -> RegressionData:
+    """Line up markers with the design's rows and take everything to the storage's rows.
+
+    Parameters
+    ----------
+    design : Design
+    source : Markers
+    out : path, optional
+        File for rotated markers; in memory unless given.
+    family : str
+
+    Raises
+    ------
+    DataError, OptionError
+    """
+    if design.Y is None or design.Y.shape[1] != 1:
+        found = "none" if design.Y is None else str(design.Y.shape[1])
+        raise OptionError(f"sparse_lmm takes one response on the left of '~'; found {found}.")
+    n, b = design.X.shape
+    Z = design.X.to_numpy(dtype=np.float64)
+    if n < np.linalg.matrix_rank(Z) + 2:
+        raise DataError(f"{n} row(s) are too few for {b} covariate(s) and markers; at least {b + 2} are needed.")
+    y = design.Y.to_numpy(dtype=np.float64)[:, 0].copy()
+    if family == "binomial":
+        if design.offset is not None:
+            raise OptionError("an offset is not supported with family='binomial'.")
+        if not np.isin(y, (0.0, 1.0)).all():
+            raise DataError(
+                f"family='binomial' takes a response of 0 and 1; '{design.traits[0]}' has {shortlist(np.unique(y))}."
+            )
+    if np.ptp(y) == 0:
+        raise DataError(f"response '{design.traits[0]}' is {y[0]:g} in all {n} rows; there is nothing to explain.")
+    if design.offset is not None:
+        y -= design.offset
+    at = match_rows(source, design.X.index, design.rows, n + design.n_dropped)
+    weights = design.weights
+    if design.terms:
+        if family == "binomial":
+            raise OptionError("family='binomial' with a random effect is not supported; leave the random effect out.")
+        return _rotated(design, source, at, y, Z, weights, out)
+    constant = 0.0 if weights is None else 0.5 * float(np.log(weights).sum())
+    if not source.packed:
+        picked = source.take(at)
+        return RegressionData(picked, picked, picked.columns(), y, Z, weights, n, np.arange(n), constant, None)
+    if len(np.unique(at)) < n:
+        twice = design.X.index[pd.Index(at).duplicated()]
+        raise DataError(
+            f"data has several rows for the individuals {shortlist(twice.unique())} of the .bed file. Repeated records "
+            "need unpacked markers: pass sg.genotypes.open_plink(path).unpacked()."
+        )
+    whole = np.zeros(source.n)
+    whole[at] = 1.0 if weights is None else weights
+    spread_y, spread_Z = np.zeros(source.n), np.zeros((source.n, b))
+    spread_y[at], spread_Z[at] = y, Z
+    everyone = n == source.n and weights is None
+    columns = source.columns(None if everyone else whole > 0)
+    return RegressionData(
+        source, source, columns, spread_y, spread_Z, None if everyone else whole, n, at, constant, None
+    )
+
+
+def _rotated(
+    design: Design,
+    source: Markers,
+    at: np.ndarray,
+    y: np.ndarray,
+    Z: np.ndarray,
+    weights: np.ndarray | None,
+    out: str | Path | None,
+) -> RegressionData:
+    """Rotate away the random effect: after ``diag(d)^-1/2 U'`` rows are independent again; eq. VB-7."""
+    if len(design.terms) > 1 or len(design.terms[0].effects) > 1:
+        raise OptionError(
+            "sparse_lmm takes one random effect with one column, such as (1 | line); found "
+            f"{shortlist(term.label for term in design.terms)}."
+        )
+    term = design.terms[0]
+    n, m = len(y), source.m
+    size = 4 * n * m
+    if size > ROTATED_LIMIT and out is None:
+        raise OptionError(
+            f"a random effect needs the markers rotated, as float32: {size / 2**30:.1f} GiB, above the limit of "
+            f"{ROTATED_LIMIT / 2**30:.0f} GiB. Give out='file' to keep them on disk, or leave the random effect out."
+        )
+    root = np.ones(n) if weights is None else np.sqrt(weights)
+    loads = term.Z * root[:, None]
+    covariance = loads if term.K is None else loads @ term.K
+    kernel = covariance @ loads.T
+    values, U = symmetric_eigen(np.asarray(kernel.todense() if hasattr(kernel, "todense") else kernel))
+    y_rotated, Z_rotated = U.T @ (root * y), U.T @ (root[:, None] * Z)
+    share = reml_share(values, y_rotated, Z_rotated)
+    d = share * values + 1.0 - share
+    shrink = 1.0 / np.sqrt(d)
+    basis = (U * shrink).T * root
+    rotated: np.ndarray = (
+        np.empty((m, n), dtype=np.float32)
+        if out is None
+        else np.memmap(Path(out), dtype=np.float32, mode="w+", shape=(m, n))
+    )
+    picked = source.unpacked().take(at)
+    for part, dosages in picked.blocks(ROTATION_BLOCK):
+        rotated[part] = (basis @ dosages).T
+    back = share * np.asarray((covariance.T @ (U * shrink)))
+    constant = -0.5 * float(np.log(d).sum()) + float(np.log(root).sum())
+    polygenic = Polygenic(term.label, share, term.levels, back, float(np.log(d).sum()))
+    markers = Markers("float32", n, m, source.names, None, rotated)
+    return RegressionData(
+        markers, picked, markers.columns(), shrink * y_rotated, shrink[:, None] * Z_rotated, None, n, np.arange(n),
+        constant, polygenic,
+    )  # fmt: skip
+
+
+def reml_share(values: np.ndarray, y: np.ndarray, Z: np.ndarray) -> float:
+    """REML estimate of h in ``V = h K + (1 - h) I`` from data in K's eigenbasis.
+
+    Parameters
+    ----------
+    values : ndarray, length n
+        Eigenvalues of K.
+    y : ndarray, length n
+    Z : ndarray, shape (n, b)
+
+    Returns
+    -------
+    float
+        Between 0 and 0.999.
+    """
+    if Z.shape[1]:
+        # An orthonormal basis of the covariates: same criterion up to a constant, and any rank.
+        left, sizes, _ = np.linalg.svd(Z, full_matrices=False)
+        Z = left[:, sizes > 1e-10 * sizes[0]]
+    n, q = Z.shape
+
+    def criterion(h: float) -> float:
+        d = h * values + 1.0 - h
+        weighted = Z / d[:, None]
+        gram = weighted.T @ Z
+        cross = weighted.T @ y
+        rss = float(y @ (y / d) - cross @ np.linalg.solve(gram, cross)) if q else float(y @ (y / d))
+        return float(np.log(d).sum() + np.linalg.slogdet(gram)[1] + (n - q) * np.log(max(rss, 1e-300)))
+
+    points = np.concatenate(([0.0], np.linspace(0.02, 0.98, 25), [0.999]))
+    heights = [criterion(h) for h in points]
+    best = int(np.argmin(heights))
+    low, high = points[max(best - 1, 0)], points[min(best + 1, len(points) - 1)]
+    found = minimize_scalar(criterion, bounds=(low, high), method="bounded", options={"xatol": 1e-8})
+    return float(found.x) if found.fun < heights[best] else float(points[best])

@@ -1,0 +1,392 @@
+"""From a design and markers to a `SparseLmmResult`."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, softmax
+
+from ... import __version__
+from ...design import Design
+from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist
+from ...genotypes import Markers, read_markers
+from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
+from ...linalg.threads import BlockPool, single_threaded_blas
+from ...results.variational import SparseLmmResult
+from .binomial import Logistic
+from .data import RegressionData, regression_data
+from .posterior import LOGISTIC_VAR, Estimate, FittedRegression, estimate_of
+from .spike_slab import Fits, SpikeSlab, fit, start
+
+# Expected numbers of causal markers that the climb starts from.
+STARTS = (2.0, 20.0, 200.0)
+# Share of the variance that markers explain at the start.
+START_PVE = 0.5
+# Points of the grid, evenly spaced in log odds from one causal marker to a tenth of them.
+GRID_POINTS = 20
+# Below this many genotypes a second thread costs more than it brings.
+THREADS_PAY = 20_000_000
+
+
+def fit_sparse_lmm(
+    design: Design,
+    markers: Any,
+    *,
+    family: str,
+    log_odds: Any,
+    pi: str | float,
+    prior_var: str | float,
+    residual_var: str | float,
+    dof: str,
+    standardize: bool,
+    out: str | Path | None,
+    tol: float,
+    max_iter: int,
+    seed: int | None,
+    n_threads: int | None,
+) -> SparseLmmResult:
+    """Fit the sparse linear mixed model; see `slamglmm.sparse_lmm` for the arguments."""
+    begun = time.perf_counter()
+    given = locals()
+    options = {key: value for key, value in given.items() if key not in ("design", "markers", "begun")}
+    _check_options(options)
+    source = read_markers(markers)
+    data = regression_data(design, source, out, family)
+    if n_threads is None:
+        n_threads = min(os.cpu_count() or 1, len(STARTS)) if data.markers.n * data.markers.m > THREADS_PAY else 1
+    notes: list[str] = []
+    offset = _offsets(log_odds, source.names)
+    pool = BlockPool(n_threads)
+    try:
+        with single_threaded_blas():
+            climb = _binomial if family == "binomial" else _gaussian
+            estimate, projected, starts, grid = climb(data, offset, options, pool)
+    finally:
+        pool.close()
+    _report_constant(projected, source)
+    if not estimate.converged:
+        warnings.warn(
+            f"sparse_lmm has not converged in {max_iter} sweeps; raise max_iter or tol.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    notes += _notes(data, starts)
+    return _result(
+        design, data, projected, estimate, offset, starts, grid, options, tuple(notes), time.perf_counter() - begun
+    )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    def number(name: str, low: float, high: float, words: tuple[str, ...]) -> None:
+        value = options[name]
+        if isinstance(value, str) and value in words:
+            return
+        if isinstance(value, str) or isinstance(value, bool) or not low < float(value) < high:
+            raise OptionError(f"{name} must be {', '.join(map(repr, words))} or a number, got {value!r}.")
+
+    for name, allowed in (("family", ("gaussian", "binomial")), ("dof", ("ml", "reml"))):
+        if options[name] not in allowed:
+            raise OptionError(f"{name} must be {' or '.join(map(repr, allowed))}, got {options[name]!r}.")
+    number("pi", 0.0, 1.0, ("em", "grid"))
+    number("prior_var", 0.0, np.inf, ("em",))
+    number("residual_var", 0.0, np.inf, ("em",))
+    if options["family"] == "binomial" and options["residual_var"] != "em":
+        raise OptionError("residual_var has no meaning for family='binomial'; leave it out.")
+    if options["family"] == "binomial" and options["standardize"]:
+        raise OptionError("standardize=True is not available with family='binomial'; scale the markers before.")
+    if not options["tol"] > 0 or not options["max_iter"] >= 1:
+        raise OptionError(f"tol and max_iter must be positive, got {options['tol']!r} and {options['max_iter']!r}.")
+
+
+def _offsets(log_odds: Any, names: pd.Index) -> np.ndarray:
+    """Prior log odds of each marker relative to pi."""
+    if log_odds is None:
+        return np.zeros(len(names))
+    if isinstance(log_odds, pd.Series):
+        absent = names.difference(log_odds.index)
+        if len(absent):
+            raise DataError(f"log_odds lacks {len(absent)} of {len(names)} markers: {shortlist(absent)}.")
+        log_odds = log_odds.reindex(names).to_numpy()
+    values = np.asarray(log_odds, dtype=np.float64)
+    if values.shape not in ((), (len(names),)):
+        raise DataError(f"log_odds has shape {values.shape}; expected one number a marker ({len(names)}).")
+    if not np.isfinite(values).all():
+        raise DataError("log_odds must be finite; leave a marker out to give it no prior probability.")
+    return np.array(np.broadcast_to(values, len(names)), dtype=np.float64)
+
+
+def _logit(share: float) -> float:
+    return float(np.log(share / (1.0 - share)))
+
+
+def _starting_shares(m: int, pi: str | float) -> list[float]:
+    if not isinstance(pi, str):
+        return [float(pi)]
+    return list(dict.fromkeys(min(0.5, count / m) for count in STARTS))
+
+
+def _starting_a(share: float, mean_square: float, m: int) -> float:
+    """Relative prior variance at which markers explain START_PVE of the variance."""
+    return START_PVE / (1.0 - START_PVE) / max(share * m * mean_square, 1e-300)
+
+
+def _gaussian(
+    data: RegressionData, offset: np.ndarray, options: Mapping[str, Any], pool: BlockPool
+) -> tuple[Estimate, ProjectedMarkers, pd.DataFrame, pd.DataFrame | None]:
+    projected = project_markers(data.columns, data.Z, data.weights, options["standardize"], pool)
+    m = len(projected.order)
+    if m == 0:
+        raise DataError(f"none of the {data.markers.m} markers varies once the covariates are accounted for.")
+    n_eff = float(data.n_obs - (projected.basis.rank if options["dof"] == "reml" else 0))
+    learn = {name for name, key in (("v", "residual_var"), ("a", "prior_var"), ("pi", "pi")) if options[key] == "em"}
+    constant = data.constant - 0.5 * projected.basis.logdet
+    model = SpikeSlab(projected, offset, n_eff, constant, frozenset(learn))
+    rss = float(projected.inner(projected.project(data.y[None]))[0, 0])
+    if rss <= 1e-14 * float(np.sum(data.y**2)):
+        raise DataError("the covariates explain the response exactly; nothing is left for the markers.")
+    v = (1.0 - START_PVE) * rss / data.n_obs if options["residual_var"] == "em" else float(options["residual_var"])
+    mean_square = float(projected.gram.sum()) / (m * data.n_obs)
+
+    def slab(share: float) -> float:
+        fixed = options["prior_var"]
+        return _starting_a(share, mean_square, m) if fixed == "em" else float(fixed)
+
+    if options["pi"] == "grid":
+        return _over_grid(model, data, v, slab, options, pool)
+    shares = _starting_shares(m, options["pi"])
+    fits = start(
+        model,
+        np.tile(data.y, (len(shares), 1)),
+        np.full(len(shares), v),
+        np.array([slab(share) for share in shares]),
+        np.array([_logit(share) for share in shares]),
+    )
+    fit(model, fits, tol=options["tol"], max_iter=options["max_iter"], pool=pool)
+    starts = _starts_table(shares, fits)
+    best = int(starts["elbo"].to_numpy().argmax())
+    return estimate_of(model, fits, best), projected, starts, None
+
+
+def _starts_table(shares: list[float], fits: Fits) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "start_pi": shares,
+            "elbo": [trace[-1] for trace in fits.elbo],
+            "sweeps": fits.sweeps,
+            "pi": expit(fits.theta),
+            "converged": fits.converged,
+        }
+    )
+
+
+def fit_grid(
+    model: SpikeSlab,
+    y: np.ndarray,
+    log_odds: np.ndarray,
+    v: np.ndarray,
+    a: np.ndarray,
+    *,
+    tol: float,
+    max_iter: int,
+    alpha: float | None = None,
+    accelerate: bool = True,
+    pool: BlockPool | None = None,
+) -> Fits:
+    """Fit every point of a grid of prior log odds twice: from the start, then from the best of them.
+
+    Parameters
+    ----------
+    model : SpikeSlab
+        Its `learn` is without "pi".
+    y : ndarray, length n
+    log_odds, v, a : ndarray, length T
+        Natural log odds, and where v and a start.
+    tol, max_iter, alpha, accelerate, pool
+        As in `spike_slab.fit` and `spike_slab.start`.
+    """
+    Y = np.tile(y, (len(log_odds), 1))
+    first = start(model, Y, v, a, log_odds, alpha)
+    fit(model, first, tol=tol, max_iter=max_iter, accelerate=accelerate, pool=pool)
+    best = int(np.argmax([trace[-1] for trace in first.elbo]))
+    T = len(log_odds)
+    again = start(model, Y, np.full(T, first.v[best]), np.full(T, first.a[best]), log_odds, alpha)
+    again.alpha[:], again.mu[:], again.logit[:] = first.alpha[best], first.mu[best], first.logit[best]
+    again.residual[:], again.carried[:] = first.residual[best], 0.0
+    fit(model, again, tol=tol, max_iter=max_iter, accelerate=accelerate, pool=pool)
+    again.sweeps += first.sweeps
+    return again
+
+
+def _over_grid(
+    model: SpikeSlab, data: RegressionData, v: float, slab: Any, options: Mapping[str, Any], pool: BlockPool
+) -> tuple[Estimate, ProjectedMarkers, pd.DataFrame, pd.DataFrame]:
+    m = len(model.markers.order)
+    log_odds = np.linspace(_logit(1.0 / max(m, 3)), _logit(0.1 if m > 20 else 0.5), GRID_POINTS)
+    shares = expit(log_odds)
+    fits = fit_grid(
+        model,
+        data.y,
+        log_odds,
+        np.full(GRID_POINTS, v),
+        np.array([slab(share) for share in shares]),
+        tol=options["tol"],
+        max_iter=options["max_iter"],
+        pool=pool,
+    )
+    starts = _starts_table(list(shares), fits)
+    height = starts["elbo"].to_numpy()
+    weight = softmax(height)
+    points = [estimate_of(model, fits, t) for t in range(GRID_POINTS)]
+    best = points[int(height.argmax())]
+    coef = weight @ np.array([point.coef for point in points])
+    square = weight @ np.array([point.variance + point.coef**2 for point in points])
+    grid = pd.DataFrame(
+        {
+            "log_odds": log_odds,
+            "pi": shares,
+            "elbo": height,
+            "weight": weight,
+            "residual_var": fits.v,
+            "prior_var": fits.a,
+            "sweeps": fits.sweeps,
+        }
+    )
+    averaged = replace(
+        best,
+        pip=weight @ np.array([point.pip for point in points]),
+        coef=coef,
+        variance=np.maximum(square - coef**2, 0.0),
+        v=float(weight @ fits.v),
+        a=float(weight @ fits.a),
+        theta=_logit(float(weight @ shares)),
+        converged=bool(fits.converged[weight > 1e-3].all()),
+    )
+    return averaged, model.markers, starts, grid
+
+
+def _binomial(
+    data: RegressionData, offset: np.ndarray, options: Mapping[str, Any], pool: BlockPool
+) -> tuple[Estimate, ProjectedMarkers, pd.DataFrame, pd.DataFrame | None]:
+    if options["pi"] == "grid":
+        raise OptionError("pi='grid' is for the gaussian family; use pi='em' or a number.")
+    rows = None if data.weights is None else (data.weights > 0).astype(float)
+    if rows is not None and not np.array_equal(data.weights, rows):
+        raise OptionError("observation weights are not supported with family='binomial'.")
+    plain = project_markers(data.columns, data.Z, rows, pool=pool)
+    m = len(plain.order)
+    if m == 0:
+        raise DataError(f"none of the {data.markers.m} markers varies once the covariates are accounted for.")
+    mean_square = float(plain.gram.sum()) / (m * data.n_obs)
+    learn = frozenset(name for name, key in (("a", "prior_var"), ("pi", "pi")) if options[key] == "em")
+    shares = _starting_shares(m, options["pi"])
+    runs = []
+    for share in shares:
+        a = _starting_a(share, mean_square, m) * LOGISTIC_VAR if options["prior_var"] == "em" else options["prior_var"]
+        run = Logistic(data, offset, learn, float(a), _logit(share))
+        run.fit(options["tol"], options["max_iter"], pool)
+        runs.append(run)
+    starts = pd.concat([_starts_table([share], run.fits) for share, run in zip(shares, runs, strict=True)])
+    starts = starts.reset_index(drop=True)
+    best = runs[int(starts["elbo"].to_numpy().argmax())]
+    return estimate_of(best.model, best.fits, 0), best.model.markers, starts, None
+
+
+def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
+    constant = np.setdiff1d(np.arange(projected.m), projected.order)
+    if len(constant):
+        warnings.warn(
+            f"{len(constant)} of {projected.m} markers do not vary beyond the covariates in the rows of the fit "
+            f"({shortlist(source.names[constant[:6]])}); their PIP is 0.",
+            SlamWarning,
+            stacklevel=4,
+        )
+
+
+def _notes(data: RegressionData, starts: pd.DataFrame) -> list[str]:
+    notes = [f"markers held as {data.markers.kind}, {data.markers.values.nbytes / 2**20:.1f} MiB"]
+    if data.polygenic is not None:
+        notes.append(f"share of '{data.polygenic.label}' by REML without markers; markers rotated to float32")
+    spread = float(starts["elbo"].max() - starts["elbo"].min())
+    if len(starts) > 1 and "log_odds" not in starts:
+        notes.append(f"best of {len(starts)} starts, whose bounds differ by {spread:.3g}")
+    return notes
+
+
+def _result(
+    design: Design,
+    data: RegressionData,
+    projected: ProjectedMarkers,
+    estimate: Estimate,
+    offset: np.ndarray,
+    starts: pd.DataFrame,
+    grid: pd.DataFrame | None,
+    options: Mapping[str, Any],
+    notes: tuple[str, ...],
+    seconds: float,
+) -> SparseLmmResult:
+    binomial = options["family"] == "binomial"
+    names = data.source.names
+    regression = FittedRegression(data, options["standardize"], projected.weights if binomial else None, offset, estimate)
+    scaled = estimate.coef * projected.scale
+    target = data.y - projected.fitted(scaled[None])[0]
+    if binomial:
+        working = np.divide(data.y - 0.5, projected.weights, out=np.zeros_like(target), where=projected.weights > 0)
+        target = working + target - data.y
+    covariates, covariates_sd = _covariates(projected, estimate, target, design.X.shape[1])
+    effects = regression.marker_effects(scaled)
+    fitted = design.X.to_numpy(dtype=np.float64) @ covariates + effects
+    random = None
+    if data.polygenic is not None:
+        values = data.polygenic.back @ (target - data.Z @ covariates)
+        random = pd.Series(values, index=data.polygenic.levels, name=data.polygenic.label)
+        fitted += values[design.terms[0].codes]
+    if design.offset is not None:
+        fitted = fitted + design.offset
+    return SparseLmmResult(
+        design=design,
+        options=MappingProxyType(dict(options)),
+        version=__version__,
+        seconds=seconds,
+        notes=notes,
+        elbo=estimate.elbo,
+        converged=estimate.converged,
+        covariates=covariates[:, None],
+        covariates_sd=covariates_sd[:, None],
+        marker_means=data.source.means(data.used),
+        fitted_values=fitted[:, None],
+        pip=pd.Series(estimate.pip, index=names, name="pip"),
+        coef=pd.Series(scaled, index=names, name="coef"),
+        coef_sd=pd.Series(np.sqrt(estimate.variance) * projected.scale, index=names, name="coef_sd"),
+        residual_var=1.0 if binomial else estimate.v,
+        prior_var=estimate.a,
+        pi=float(expit(estimate.theta)),
+        grid=grid,
+        starts=starts,
+        random=random,
+        share=None if data.polygenic is None else data.polygenic.share,
+        family=options["family"],
+        regression=regression,
+    )
+
+
+def _covariates(
+    projected: ProjectedMarkers, estimate: Estimate, target: np.ndarray, b: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and standard deviation of the effects of the b columns of Z; eq. VB-6."""
+    basis = projected.basis
+    mean, sd = np.zeros(b), np.full(b, np.nan)
+    mean[basis.kept] = covariate_effects(basis, target[None], projected.root_weights)[0]
+    inverse = np.linalg.inv(basis.triangle) if basis.rank else np.zeros((0, 0))
+    on_markers = projected.projections @ inverse.T * projected.scale[:, None]
+    covariance = estimate.v * inverse @ inverse.T + (on_markers.T * estimate.variance) @ on_markers
+    sd[basis.kept] = np.sqrt(np.diag(covariance))
+    return mean, sd

@@ -1,0 +1,318 @@
+"""Results of the variational fitters: `sparse_lmm` and `mr_mash`."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from ..errors import DataError, OptionError, shortlist
+from ..genotypes import Markers, read_markers
+from .base import Result
+from .show import Summary, sparse_lmm_summary
+
+if TYPE_CHECKING:
+    from ..plots import VariationalPlots
+
+
+class Regression(Protocol):
+    """What `sparse_lmm` leaves behind for questions that need the markers again."""
+
+    def explained_variances(self, draws: int, seed: int | None) -> np.ndarray:
+        """Draws of the share of variance explained by the markers."""
+
+    def single_effects(self, leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each lead, every marker's probability of being the effect there, and its correlation with the lead."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VariationalResult(Result):
+    """What the variational fits have in common.
+
+    Attributes
+    ----------
+    elbo : ndarray
+        Lower bound of the log marginal likelihood after each accepted sweep.
+    converged : bool
+    covariates : ndarray, shape (b, p)
+        Effects of the columns of X; zero for a column that depends on those before it.
+    covariates_sd : ndarray, shape (b, p)
+        Posterior standard deviations (NaN for such a column).
+    marker_means : ndarray, length m
+        Mean dosages, which stand for missing genotypes in new rows.
+    fitted_values : ndarray, shape (n, p)
+        Fixed effects and markers (and random effects) in the rows of the fit.
+    """
+
+    elbo: np.ndarray
+    converged: bool
+    covariates: np.ndarray
+    covariates_sd: np.ndarray
+    marker_means: np.ndarray
+    fitted_values: np.ndarray
+
+    @property
+    def plot(self) -> VariationalPlots:
+        """Pictures: ``plot.elbo()``, ``.fit()`` and the fitter's own; needs matplotlib (extra ``plot``)."""
+        from ..plots import VariationalPlots
+
+        return VariationalPlots(self)
+
+    def fitted(self) -> pd.DataFrame:
+        """Fitted values, row × response: what `predict` gives without new data."""
+        return pd.DataFrame(self.fitted_values, index=self.design.X.index, columns=self.design.traits)
+
+    def _fixef(self) -> pd.DataFrame:
+        index = pd.MultiIndex.from_product([self.design.X.columns, self.design.traits], names=["fixef", "trait"])
+        return pd.DataFrame({"mean": self.covariates.ravel(), "sd": self.covariates_sd.ravel()}, index=index)
+
+    def _marker_part(self, markers: Any, coef: pd.DataFrame, n_rows: int, index: pd.Index) -> np.ndarray:
+        """``G coef`` in new rows, shape (n_rows, p)."""
+        table = _same_markers(markers, coef.index, self.marker_means)
+        if table.n != n_rows:
+            table = table.take(_new_rows(table, index)) if not table.packed else table
+        columns = table.columns(fill=self.marker_means)
+        out = np.zeros((coef.shape[1], table.n))
+        # The kernels belong to the same floor as the storage; results only ask for a product.
+        from .._kernels.columns import add_columns
+
+        add_columns(columns, np.ascontiguousarray(coef.to_numpy(dtype=float).T), np.empty(0), out)
+        if table.n != n_rows:
+            out = out[:, _new_rows(table, index)]
+        return out.T
+
+    def _write(self, folder: Path) -> None:
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        (folder / "fit.pickle").write_bytes(pickle.dumps(content))
+
+    @classmethod
+    def _read(cls, folder: Path) -> VariationalResult:
+        return cls(**pickle.loads((folder / "fit.pickle").read_bytes()))
+
+
+def _same_markers(markers: Any, names: pd.Index, means: np.ndarray) -> Markers:
+    """New markers, in the order of the fit's."""
+    if isinstance(markers, pd.DataFrame):
+        absent = names.difference(markers.columns)
+        if len(absent):
+            raise DataError(f"markers lack {len(absent)} of the {len(names)} of the fit: {shortlist(absent)}.")
+        markers = markers[names]
+    table = read_markers(markers, fill=means)
+    if table.m != len(names):
+        raise DataError(f"markers have {table.m} columns; the fit had {len(names)}.")
+    if not table.names.equals(names) and not isinstance(table.names, pd.RangeIndex):
+        first = int(np.argmax(np.asarray(table.names != names)))
+        raise DataError(
+            f"markers are not those of the fit: marker {first + 1} is {str(table.names[first])!r}, "
+            f"expected {str(names[first])!r}."
+        )
+    return table
+
+
+def _new_rows(table: Markers, index: pd.Index) -> np.ndarray:
+    if table.labels is None:
+        raise DataError(f"markers have {table.n} rows and newdata has {len(index)}.")
+    at = table.labels.astype(str).get_indexer(index.astype(str))
+    if (at < 0).any():
+        raise DataError(f"rows of newdata are not among the rows of markers: {shortlist(index[at < 0])}.")
+    return at
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseLmmResult(VariationalResult):
+    """Spike-and-slab effects of markers beside covariates; what `sparse_lmm` returns.
+
+    Attributes
+    ----------
+    pip : Series, length m
+        Posterior inclusion probability of each marker.
+    coef, coef_sd : Series, length m
+        Posterior mean and standard deviation of the effect of one unit of dosage (0 included).
+    residual_var : float
+        In squared units of the response (1 for the binomial family).
+    prior_var : float
+        Variance of an effect that is not zero, in units of the residual variance.
+    pi : float
+        Prior probability that a marker has an effect (at offset zero).
+    grid : DataFrame or None
+        Columns log_odds (natural), pi, elbo, weight, residual_var, prior_var, sweeps, when averaged over a grid.
+    starts : DataFrame
+        One row a start: pi at the start, elbo, sweeps, pi at the end.
+    random : Series or None
+        Random effects by level.
+    share : float or None
+        The random effect's share h of the variance that markers and covariates leave.
+    family : str
+    regression : Regression
+    """
+
+    pip: pd.Series
+    coef: pd.Series
+    coef_sd: pd.Series
+    residual_var: float
+    prior_var: float
+    pi: float
+    grid: pd.DataFrame | None
+    starts: pd.DataFrame
+    random: pd.Series | None
+    share: float | None
+    family: str
+    regression: Regression
+
+    def fixef(self) -> pd.DataFrame:
+        """Effects of the covariates: index (fixef, trait), columns mean and sd."""
+        return self._fixef()
+
+    def ranef(self, label: str | None = None) -> pd.DataFrame:
+        """Random effects (BLUP given the markers' effects), level × trait.
+
+        Parameters
+        ----------
+        label : str, optional
+            May be left out, as there is at most one.
+        """
+        if self.random is None:
+            raise OptionError("this fit has no random effect.")
+        if label is not None:
+            self.design.term(label)
+        return self.random.to_frame(self.design.traits[0])
+
+    def varcorr(self) -> pd.DataFrame:
+        """Variances: the random effect (per unit of its matrix) and the residual; columns variance and share."""
+        rows = {"Residual": self.residual_var * (1.0 if self.share is None else 1.0 - self.share)}
+        if self.share is not None:
+            rows = {self.design.terms[0].label: self.residual_var * self.share, **rows}
+        table = pd.DataFrame({"variance": rows})
+        table.index.name = "term"
+        table["share"] = table["variance"] / table["variance"].sum()
+        return table
+
+    def pve(self, interval: float = 0.95, draws: int = 500, seed: int | None = None) -> pd.Series:
+        """Proportion of variance explained by the markers, after the covariates.
+
+        Parameters
+        ----------
+        interval : float
+            Mass of the equal-tailed interval.
+        draws : int
+            Draws of the effects from the fitted posterior.
+        seed : int, optional
+            The fit's seed unless given.
+
+        Returns
+        -------
+        Series
+            mean, lower, upper. For the binomial family on the scale of the linear predictor, the logistic
+            distribution's variance counting as residual.
+        """
+        if not 0 < interval < 1:
+            raise OptionError(f"pve: interval must lie between 0 and 1, got {interval!r}.")
+        values = self.regression.explained_variances(draws, self.options["seed"] if seed is None else seed)
+        tail = (1.0 - interval) / 2.0
+        return pd.Series(
+            {"mean": values.mean(), "lower": np.quantile(values, tail), "upper": np.quantile(values, 1.0 - tail)}
+        )
+
+    def credible_set(self, level: float = 0.95, threshold: float = 0.5) -> pd.DataFrame:
+        """Markers that may stand behind each one that was found.
+
+        The factorised posterior puts all its weight on one of several markers in linkage disequilibrium. So each
+        marker with a PIP above `threshold` is taken out again, one effect is put in its place, and the probability of
+        that effect being at each marker is worked out exactly.
+
+        Parameters
+        ----------
+        level : float
+            Each set is the smallest that reaches this probability.
+        threshold : float
+            PIP from which a marker has a set.
+
+        Returns
+        -------
+        DataFrame
+            Index (lead, marker), most probable first; columns prob and correlation (with the lead).
+        """
+        if not 0 < level < 1:
+            raise OptionError(f"credible_set: level must lie between 0 and 1, got {level!r}.")
+        leads = np.flatnonzero(self.pip.to_numpy() > threshold)
+        names = self.pip.index
+        parts: list[pd.DataFrame] = []
+        if len(leads):
+            for lead, prob, correlation in zip(leads, *self.regression.single_effects(leads), strict=True):
+                ranked = np.argsort(-prob, kind="stable")
+                size = 1 + int(np.searchsorted(np.cumsum(prob[ranked]), level))
+                chosen = ranked[:size]
+                index = pd.MultiIndex.from_product([[names[lead]], names[chosen]], names=["lead", "marker"])
+                parts.append(pd.DataFrame({"prob": prob[chosen], "correlation": correlation[chosen]}, index=index))
+        if not parts:
+            empty = pd.MultiIndex.from_arrays([names[:0], names[:0]], names=["lead", "marker"])
+            return pd.DataFrame({"prob": np.empty(0), "correlation": np.empty(0)}, index=empty)
+        return pd.concat(parts)
+
+    def predict(
+        self,
+        newdata: Any = None,
+        *,
+        markers: Any = None,
+        random: Literal["all", "none"] = "all",
+        new_levels: Literal["error", "zero", "relmat"] = "error",
+        scale: Literal["response", "link"] = "response",
+    ) -> pd.DataFrame:
+        """Fixed effects, markers and random effects in new rows (by default, the rows of the fit).
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            Covariates of the new rows.
+        markers : same forms as in `sparse_lmm`, optional
+            Markers of the new rows; matched by column name, rows by index where their number differs. Missing
+            genotypes count as the mean in the fit.
+        random : {"all", "none"}
+            Whether random effects are added.
+        new_levels : {"error", "zero", "relmat"}
+            As in ``design.new``.
+        scale : {"response", "link"}
+            Binomial family: probabilities, or their log odds.
+
+        Returns
+        -------
+        DataFrame, row × response
+        """
+        if newdata is None:
+            values = self.fitted_values
+            index = self.design.X.index
+            if random == "none" and self.random is not None:
+                values = values - self.random.to_numpy()[self.design.terms[0].codes][:, None]
+        else:
+            if markers is None:
+                raise OptionError("predict: new rows need their markers; pass markers= with newdata.")
+            labels = None if random == "all" and self.random is not None else ()
+            rows = self.design.new(newdata, new_levels, labels)
+            index = rows.X.index
+            values = rows.X.to_numpy() @ self.covariates
+            values = values + self._marker_part(markers, self.coef.to_frame(), len(index), index)
+            if rows.offset is not None:
+                values = values + rows.offset[:, None]
+            for term in rows.terms:
+                effects = np.append(self.random.to_numpy(), 0.0)  # type: ignore[union-attr]  # code -1: none
+                values = values + effects[term.codes][:, None]
+        if self.family == "binomial" and scale == "response":
+            values = expit(values)
+        return pd.DataFrame(values, index=index, columns=self.design.traits)
+
+    def summary(self, prob: float = 0.95) -> Summary:
+        """Printable summary.
+
+        Parameters
+        ----------
+        prob : float
+            Mass of the interval of the share of variance explained.
+        """
+        return sparse_lmm_summary(self, prob)
