@@ -10,8 +10,8 @@ from .design import design
 from .links import Link
 from .priors import Priors
 from .results.posterior import SlamResult
-from .results.variational import SparseLmmResult
-from .results.varcomp import HeResult
+from .results.variational import MrMashResult, SparseLmmResult
+from .results.varcomp import HeResult, NetgsaResult
 
 
 def slam(
@@ -280,6 +280,84 @@ def he(
     )
 
 
+def netgsa(
+    expression: Any,
+    groups: Any,
+    networks: Any,
+    pathways: Any,
+    *,
+    method: Literal["rehe", "he", "rerehe"] = "rehe",
+    compat: Literal["netgsa"] | None = None,
+    directed: bool | None = None,
+    subsample: Mapping[str, Any] | None = None,
+    fdr: str = "fdr_bh",
+    seed: int | None = None,
+) -> NetgsaResult:
+    """Test pathways, or any sets of genes, knowing which gene acts on which (NetGSA).
+
+    Sample i of condition k is ``x_ik = D_k (mu_k + g_ik) + e_ik`` with ``g ~ N(0, s_g I)`` and ``e ~ N(0, s_e I)``; the
+    influence matrix ``D_k`` comes from the network, so a change in a gene counts with all it does downstream.
+
+    Parameters
+    ----------
+    expression : DataFrame or array, genes x samples
+    groups : Series or sequence, one entry for each sample
+        Conditions, in the order of their first appearance: one (is a pathway active?), two (t tests of the second
+        against the first) or more (F tests).
+    networks : network, dict of condition -> network, or list of networks
+        A DataFrame of edges with columns source, target and perhaps weight; a networkx graph; a matrix of genes x
+        genes, labelled or in the order of `expression`. Undirected weights are partial correlations; directed weights
+        are effects, with that of gene j on gene i in row i, without cycles.
+    pathways : dict of name -> genes, or 0/1 DataFrame (pathways x genes), or 0/1 array
+    method : {"rehe", "he", "rerehe"}
+        Variances by moments: not below zero, unconstrained, from subsamples.
+    compat : {None, "netgsa"}
+        "netgsa": the R package's inner product (upper triangle), scatters counted n_k times instead of n_k - 1, and an
+        information of one sample a condition, which makes its degrees of freedom much too few.
+    directed : bool, optional
+        How to read networks; by default edges are undirected, graphs are what they say, and matrices are directed when
+        asymmetric.
+    subsample : dict, optional
+        For reREHE: ``samples`` (0.2) and ``genes`` (0.75), the shares drawn, and ``times`` (50).
+    fdr : str
+        Method of `statsmodels.stats.multitest.multipletests` for the q values.
+    seed : int, optional
+        For reREHE.
+
+    Returns
+    -------
+    NetgsaResult
+
+    Raises
+    ------
+    DataError, OptionError
+        The message says what was expected, what came, and what to do.
+
+    Warns
+    -----
+    BoundaryWarning
+        A variance is estimated at zero or below.
+
+    References
+    ----------
+    Shojaie, A. & Michailidis, G. (2009). Analysis of gene sets based on the underlying regulatory network. Journal of
+    Computational Biology 16, 407-426.
+    Hellstern, M. et al. (2021). netgsa: Fast computation and interactive visualization for topology-based pathway
+    enrichment analysis. PLoS Computational Biology 17, e1008979.
+
+    Examples
+    --------
+    >>> import slamglmm as sg
+    >>> data = sg.simulate.netgsa(n_genes=16, n_pathways=2, seed=1)
+    >>> sg.netgsa(data.expression, data.groups, data.networks, data.pathways).table.shape
+    (2, 5)
+    """
+    from .fitters.netgsa.fit import fit_netgsa, read_options
+
+    options = read_options(method, compat, subsample, fdr, seed)
+    return fit_netgsa(expression, groups, networks, pathways, directed, options)
+
+
 def sparse_lmm(
     formula: str,
     data: Any,
@@ -392,4 +470,97 @@ def sparse_lmm(
         max_iter=max_iter,
         seed=seed,
         n_threads=n_threads,
+    )
+
+
+def mr_mash(
+    formula: str,
+    data: Any,
+    *,
+    Y: Any = None,
+    markers: Any,
+    covariances: Any = "canonical",
+    grid: Any = "auto",
+    null: bool = True,
+    prior_weights: Any = "em",
+    residual_cov: Any = "full",
+    rank: int | None = None,
+    standardize: bool = True,
+    tol: float = 1e-3,
+    max_iter: int = 1000,
+) -> MrMashResult:
+    """Regress many responses on many markers, sharing what markers do across responses (M&M ASH, mr.mash).
+
+    ``Y = Z W + G B + E``, rows of E normal with covariance Sigma, and the effects of a marker on all responses drawn
+    from a mixture of normals: each prior covariance times each variance of the grid, and a point at zero, with weights
+    learned from the data.
+
+    Parameters
+    ----------
+    formula : str
+        Covariates, ``"~ 1 + sex"``. No random effects.
+    data : DataFrame
+        Rows with a missing covariate are dropped.
+    Y : DataFrame or array, n × p, optional
+        Responses, NaN where missing: such cells are integrated out given the rest of the row. May stand on the left of
+        the formula instead.
+    markers : DataFrame, array, scipy sparse matrix, path of a PLINK .bed, or memory map
+        n × m, as in `sparse_lmm`.
+    covariances : {"canonical", "pca", "canonical+pca"}, dict or list of p × p matrices
+        Canonical: an effect on one response only, and equal correlations of 0, 0.25, 0.5, 0.75 and 1. "pca": principal
+        components of the strongest univariate effects, and their second moments. Singular matrices are fine.
+    grid : "auto" or array
+        Variances each covariance is multiplied by.
+    null : bool
+        Whether effects may be zero altogether.
+    prior_weights : "em" or array
+        Mixture weights, learned or given: the null first, then covariance by covariance, grid fastest.
+    residual_cov : {"full", "diagonal", "spherical", "low_rank"} or p × p matrix
+        Low rank: ``sigma^2 I + W W'``, for many responses. A matrix is held fixed.
+    rank : int, optional
+        Columns of W; a third of the responses, at most 5, unless given.
+    standardize : bool
+        Scale markers to unit variance (after the covariates) first: the prior is about such effects, and a sweep is
+        much faster. Results are on the scale of the dosages either way.
+    tol : float
+        The climb ends when no effect moves by more than this share of a typical standard error in a sweep, or the bound
+        gains less than ``1e-4 tol`` of itself three times in a row.
+    max_iter : int
+
+    Returns
+    -------
+    MrMashResult
+
+    Raises
+    ------
+    FormulaError, DataError, OptionError
+        The message says what was expected, what came, and what to do.
+
+    References
+    ----------
+    Morgante, F. et al. (2023). A flexible empirical Bayes approach to multivariate multiple regression, and its improved
+    accuracy in predicting multi-tissue gene expression from genotypes. PLoS Genetics 19, e1010539.
+
+    Examples
+    --------
+    >>> import numpy as np, slamglmm as sg
+    >>> data = sg.datasets.load("glucosinolates")
+    >>> fit = sg.mr_mash("~ 1", data.frame, Y=np.log(data.Y.iloc[:, :3]), markers=data.markers, max_iter=2000)
+    >>> fit.lfsr.shape
+    (117, 3)
+    """
+    from .fitters.mr_mash.fit import fit_mr_mash
+
+    return fit_mr_mash(
+        design(formula, data, Y=Y, missing="keep"),
+        markers,
+        covariances=covariances,
+        grid=grid,
+        null=null,
+        prior_weights=prior_weights,
+        residual_cov=residual_cov,
+        rank=rank,
+        standardize=standardize,
+        tol=tol,
+        max_iter=max_iter,
     )

@@ -91,9 +91,7 @@ def test_sandwich_and_gls(name):
 def test_individual_jackknife(name):
     stored, expected = published.arrays("rehe", name), published.expected("rehe", name)
     formula, frame, relmat = published.he_case(stored, published.kinships(stored))
-    fit = sg.he(
-        f"y ~ {formula}", frame, relmat=relmat, project=False, se="jackknife", jackknife_unit="individual"
-    )
+    fit = sg.he(f"y ~ {formula}", frame, relmat=relmat, project=False, se="jackknife", jackknife_unit="individual")
     se = np.sqrt(np.diag(fit.uncertainty.covariance((0, 0), (0, 0))))
     np.testing.assert_allclose(se, expected["jackknife_individual_se_unproj_full"], rtol=1e-8)
 
@@ -101,9 +99,7 @@ def test_individual_jackknife(name):
 @pytest.mark.parametrize("name", [n for n in having("reml") if "3000" not in n])
 def test_reml(name):
     stored, want = published.arrays("rehe", name), published.expected("rehe", name)["reml"]
-    formula, frame, relmat = published.he_case(
-        stored, published.kinships(stored), intercept=stored["X"].shape[1] == 0
-    )
+    formula, frame, relmat = published.he_case(stored, published.kinships(stored), intercept=stored["X"].shape[1] == 0)
     fit = sg.he(f"y ~ {formula}", frame, relmat=relmat, method="reml", se=None)
     np.testing.assert_allclose(fit.theta[:, 0, 0], want["theta"], atol=1e-5)
     assert fit.loglik[0] == pytest.approx(want["loglik"], abs=1e-6)
@@ -213,7 +209,9 @@ def test_distance_by_square_root():
 
 def test_distance_of_one_trait_is_the_vector_fit():
     stored, expected = published.arrays("rehe", "h4_micro_n200"), published.expected("rehe", "h4_micro_n200")
-    formula, frame, relmat = published.he_case({"X": stored["X"], "y": stored["y_onetrait"]}, published.kinships(stored))
+    formula, frame, relmat = published.he_case(
+        {"X": stored["X"], "y": stored["y_onetrait"]}, published.kinships(stored)
+    )
     fit = sg.he(f"y ~ {formula}", frame, relmat=relmat, method="he", se=None)
     np.testing.assert_allclose(fit.theta[:, 0, 0], expected["onetrait_vector_he"], atol=1e-8)
 
@@ -270,11 +268,14 @@ def test_random_trace_with_stored_probes():
     stored = published.arrays("rehe", "h1_geno_n1000")
     want = published.expected("rehe", "h1_geno_n1000")["random_trace"]
     z = published.arrays("rehe", "h1_geno_n1000", "probes")["Z"].astype(float)
-    from slamglmm.fitters.he.markers import MarkerTerm, TableGenotypes
+    from slamglmm.fitters.he.markers import Genotypes, MarkerTerm
     from slamglmm.fitters.he.problem import build_problem
+    from slamglmm.genotypes import read_markers
 
     frame = pd.DataFrame(stored["X"], columns=list("abc")).assign(y=stored["y"])
-    problem = build_problem(sg.design("y ~ 0 + a + b + c", frame), (MarkerTerm("chip", TableGenotypes(stored["G"])),))
+    problem = build_problem(
+        sg.design("y ~ 0 + a + b + c", frame), (MarkerTerm("chip", Genotypes(read_markers(stored["G"]))),)
+    )
     moments = compute_moments(problem, z)
     assert moments.equations("full", False).S[1, 1] == pytest.approx(want["trK2_hat_unproj"], rel=1e-8)
     projected = z - problem.basis @ (problem.basis.T @ z)

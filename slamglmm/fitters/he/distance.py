@@ -1,4 +1,4 @@
-"""A distance between individuals as response: Gower's centring, exact projection, permutations; eqs. HE-14 and HE-15."""
+"""A distance between individuals as response: Gower's centring, exact projection, permutations; eqs. HE-14, HE-15."""
 
 from __future__ import annotations
 
@@ -194,11 +194,8 @@ def _inner_with(term: Spread, component: Component, M: np.ndarray) -> float:
     """``tr(K_i M)`` among levels."""
     total = 0.0
     for a, b in component.sides:
-        if term.is_rows:
-            N = M
-        else:
-            # Z_a' M Z_b, a product at a time
-            N = term.Z[b].T @ (term.Z[a].T @ M).T
+        # Z_a' M Z_b, a product at a time
+        N = M if term.is_rows else term.Z[b].T @ (term.Z[a].T @ M).T
         if term.kernel is None:
             total += float(np.trace(N))
         elif isinstance(term.kernel, Source):

@@ -199,14 +199,14 @@ def _probes(problem: Problem, options: HeOptions, rng: np.random.Generator) -> n
     if not problem.markers:
         return None
     if options.inner != "full":
-        raise OptionError(f"markers= need inner='full' (random probes estimate the full trace only), got {options.inner!r}.")
+        raise OptionError(
+            f"markers= need inner='full' (random probes estimate the full trace only), got {options.inner!r}."
+        )
     z = rng.choice([-1.0, 1.0], size=(problem.n, options.n_probes or TRACE_PROBES))
     return z - problem.basis @ (problem.basis.T @ z) if options.project else z
 
 
-def _by_subsamples(
-    problem: Problem, options: HeOptions, notes: list[str], rng: np.random.Generator
-) -> dict[str, Any]:
+def _by_subsamples(problem: Problem, options: HeOptions, notes: list[str], rng: np.random.Generator) -> dict[str, Any]:
     plan = options.subsample
     fit = fit_subsamples(problem, plan, options.inner, options.project, rng)
     what = {"family": "families", "individual": "individuals"}[fit.unit]
@@ -253,8 +253,8 @@ def _uncertainty(
         )
         if found.n_probes:
             notes.append(
-                f"sandwich standard errors from {found.n_probes} random probes (seed {options.seed}); Monte Carlo error "
-                f"up to {found.error:.1%} of a standard error"
+                f"sandwich standard errors from {found.n_probes} random probes (seed {options.seed}); Monte Carlo "
+                f"error up to {found.error:.1%} of a standard error"
             )
         return found
     if options.se == "jackknife":
@@ -302,7 +302,9 @@ def _bootstrap(
 
 def _check_distance(design: Design, options: HeOptions, markers: tuple[MarkerTerm, ...]) -> None:
     if design.Y is not None:
-        raise OptionError("distance= takes the place of the response; write a one-sided formula such as '~ age + (1 | id)'.")
+        raise OptionError(
+            "distance= takes the place of the response; write a one-sided formula such as '~ age + (1 | id)'."
+        )
     if markers:
         raise OptionError("distance= works with relmat=, not with markers=; form the kinship with slamglmm.kinship.")
     if options.method not in ("he", "rehe"):
@@ -313,10 +315,12 @@ def _check_distance(design: Design, options: HeOptions, markers: tuple[MarkerTer
 
 def _distance_notes(distance: DistanceResponse) -> list[str]:
     if not distance.n_negative:
-        return ["the distance is Euclidean" + (f" after correction={distance.correction!r}" if distance.correction else "")]
+        return [
+            "the distance is Euclidean" + (f" after correction={distance.correction!r}" if distance.correction else "")
+        ]
     return [
-        f"the distance is not Euclidean: {distance.n_negative} negative eigenvalues, {distance.negative_share:.1%} of the "
-        "absolute sum"
+        f"the distance is not Euclidean: {distance.n_negative} negative eigenvalues, {distance.negative_share:.1%} of "
+        "the absolute sum"
     ]
 
 
@@ -327,17 +331,18 @@ def _check_gram(problem: Problem, moments: Moments, equations: NormalEquations, 
             raise DataError(f"component '{name}' is zero once the fixed effects are taken off. Leave it out.")
         if 1 - gram[0, i] ** 2 / (gram[0, 0] * gram[i, i]) < 1e-10:
             raise DataError(
-                f"random term '{name}' cannot be told from the residual: one record for each level and no relationships "
-                "between levels. Pass a relationship matrix, relmat={...}, or leave the term out."
+                f"random term '{name}' cannot be told from the residual: one record for each level and no "
+                "relationships between levels. Pass a relationship matrix, relmat={...}, or leave the term out."
             )
     size = condition(equations.S)
     if size > COLLINEAR:
         scale = np.sqrt(np.diag(equations.S))
         correlation = np.abs(equations.S / np.outer(scale, scale) - np.eye(len(scale)))
-        i, j = np.unravel_index(int(correlation.argmax()), correlation.shape)
+        first, second = np.unravel_index(int(correlation.argmax()), correlation.shape)
         notes.append(
             f"kinships are collinear: the Gram matrix of the components has condition {size:.2g}, and "
-            f"'{equations.names[i]}' and '{equations.names[j]}' correlate by {correlation[i, j]:.6f}; their variances "
+            f"'{equations.names[first]}' and '{equations.names[second]}' correlate by "
+            f"{correlation[first, second]:.6f}; their variances "
             "cannot be told apart"
         )
         warnings.warn(notes[-1], SlamWarning, stacklevel=5)
@@ -372,7 +377,8 @@ def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: 
         above = np.array(problem.traits)[share > 1 + 1e-9]
         if i and len(above):
             notes.append(
-                f"share of {shown} is above 1" + (f" for {shortlist(above)}" if many else f" (h2 = {share[0]:.3g})")
+                f"share of {shown} is above 1"
+                + (f" for {shortlist(above)}" if many else f" (h2 = {share[0]:.3g})")
                 + ": another variance is estimated below zero"
             )
             warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)

@@ -189,7 +189,9 @@ def sandwich(
 
 
 def _combined(matrices: Sequence[RowMatrix], weights: np.ndarray) -> RowMatrix:
-    base = sum((m.base * w for m, w in zip(matrices[1:], weights[1:], strict=True)), start=matrices[0].base * weights[0])
+    base = sum(
+        (m.base * w for m, w in zip(matrices[1:], weights[1:], strict=True)), start=matrices[0].base * weights[0]
+    )
     left = np.column_stack([m.left * w for m, w in zip(matrices, weights, strict=True)])
     return RowMatrix(base, left, np.column_stack([m.right for m in matrices]))
 
@@ -380,7 +382,9 @@ def marker_jackknife(
         for k, (products, sizes, counts) in enumerate(sums):
             left = int(counts.sum() - counts[j])
             if left == 0:
-                raise OptionError(f"markers '{problem.markers[k].label}' all lie in one jackknife block; use more n_blocks.")
+                raise OptionError(
+                    f"markers '{problem.markers[k].label}' all lie in one jackknife block; use more n_blocks."
+                )
             product = (products.sum(axis=0, dtype=np.float64) - products[j]) / left
             i = n_terms + k
             on_basis[i], on_residuals[i], random[i] = product[:, :m], product[:, m : m + t], product[:, m + t :]

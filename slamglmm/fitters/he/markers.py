@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ... import genotypes
 from ...design import Design
 from ...errors import DataError, OptionError, shortlist
+from ...genotypes import Markers
 
 # Bytes of decoded genotypes at a time.
 BLOCK_BYTES = 16 * 1024 * 1024
-BED_MAGIC = b"\x6c\x1b\x01"
-# Copies of the first allele for the four 2-bit codes of a .bed file; code 1 is missing and becomes 0 here.
-BED_COPIES = np.array([2.0, 0.0, 1.0, 0.0], dtype=np.float32)
+# What the four genotypes of each byte of a .bed file are: copies of the first allele (missing ones 0), and gaps.
+_CODES = np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3
+BED_COPIES = np.array([2.0, 0.0, 1.0, 0.0], dtype=np.float32)[_CODES]
+BED_MISSING = _CODES == 1
+BED_ANY_MISSING = BED_MISSING.any(axis=1)
 # Below this many genotypes arithmetic is in float64 throughout.
 SMALL = 20_000_000
 
 
-class Genotypes(ABC):
-    """Markers read in blocks, one row a marker.
+@dataclass(frozen=True, eq=False)
+class Genotypes:
+    """Markers of the rows of a fit, decoded a block at a time.
 
     Attributes
     ----------
-    n, m : int
-        Individuals in use, markers.
+    markers : Markers
+        In their own packing.
+    rows : ndarray of int or None
+        Row of `markers` for each row of the fit; None when they are the same.
     """
 
-    n: int
-    m: int
+    markers: Markers
+    rows: np.ndarray | None = None
 
-    @abstractmethod
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Dosages of markers ``start:stop`` (markers x n, float32 or float64), and which are missing (they hold 0)."""
+    @property
+    def n(self) -> int:
+        """Rows of the fit."""
+        return self.markers.n if self.rows is None else len(self.rows)
+
+    @property
+    def m(self) -> int:
+        """Number of markers."""
+        return self.markers.m
+
+    @property
+    def block(self) -> int:
+        """Markers decoded at a time."""
+        return max(16, BLOCK_BYTES // (4 * max(1, self.n)))
 
     @cached_property
     def are_dosages(self) -> bool:
@@ -46,78 +62,27 @@ class Genotypes(ABC):
         first, _ = self.read(0, min(self.m, 64))
         return bool(first.min() >= 0 and first.max() <= 2)
 
-    @property
-    def block(self) -> int:
-        """Markers read at a time."""
-        return max(16, BLOCK_BYTES // (4 * max(1, self.n)))
-
-
-class TableGenotypes(Genotypes):
-    """An n x m array or memory map of dosages; int8 stays int8 until a block is used."""
-
-    def __init__(self, table: Any, rows: np.ndarray | None = None):
-        self.table, self.rows = table, rows
-        self.n = table.shape[0] if rows is None else len(rows)
-        self.m = table.shape[1]
-        self.dtype = np.float64 if self.n * self.m <= SMALL else np.float32
-
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Columns of the table."""
-        part = self.table[:, start:stop]
-        part = part if self.rows is None else part[self.rows]
-        dosage = np.ascontiguousarray(part.T, dtype=self.dtype)
-        if np.isinf(dosage).any():
-            raise DataError(
-                f"markers: marker {start + int(np.isinf(dosage).any(axis=1).argmax())} holds an infinite value."
-            )
-        missing = np.isnan(dosage)
-        if not missing.any():
-            return dosage, None
-        return np.where(missing, 0.0, dosage), missing
-
-
-class BedGenotypes(Genotypes):
-    """A PLINK .bed file (SNP-major), two bits a genotype."""
-
-    def __init__(self, path: str | Path, n_file: int | None = None, rows: np.ndarray | None = None):
-        self.path, self.rows = Path(path), rows
-        if n_file is None:
-            fam = self.path.with_suffix(".fam")
-            if not fam.exists():
-                raise DataError(
-                    f"markers: {fam.name!r} is missing beside {self.path.name!r}; it says who the rows are."
-                )
-            n_file = sum(1 for line in fam.read_text().splitlines() if line.strip())
-        self.n_file, self.bytes_each = n_file, (n_file + 3) // 4
-        with open(self.path, "rb") as file:
-            magic = file.read(3)
-        if magic != BED_MAGIC:
-            raise DataError(
-                f"markers: {self.path.name!r} is not a SNP-major PLINK .bed file (its first bytes are {magic!r})."
-            )
-        self.m, left = divmod(self.path.stat().st_size - 3, self.bytes_each)
-        if left:
-            raise DataError(f"markers: the size of {self.path.name!r} does not fit {n_file} individuals.")
-        self.n = n_file if rows is None else len(rows)
-        codes = np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3
-        self._copies = BED_COPIES[codes]
-        self._missing = (codes == 1).any(axis=1)
-        self._codes = codes
-
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Decoded by a table of all 256 bytes."""
-        count = (stop - start) * self.bytes_each
-        raw = np.fromfile(self.path, dtype=np.uint8, count=count, offset=3 + start * self.bytes_each)
-        raw = raw.reshape(stop - start, self.bytes_each)
-        dosage = self._copies.take(raw, axis=0).reshape(stop - start, -1)
+        """Dosages of markers ``start:stop`` (markers x n), and which are missing (they hold 0) if any are."""
+        markers = self.markers
+        dtype = np.float64 if self.n * self.m <= SMALL else np.float32
         missing = None
-        if self._missing.take(raw).any():
-            missing = (self._codes.take(raw, axis=0) == 1).reshape(stop - start, -1)
-        if self.rows is not None or dosage.shape[1] != self.n:
-            keep = slice(self.n) if self.rows is None else self.rows
-            dosage = np.ascontiguousarray(dosage[:, keep])
-            missing = None if missing is None else missing[:, keep]
-        return dosage, missing
+        if markers.kind == "bed":
+            raw = markers.values[start:stop]
+            dosage = BED_COPIES.take(raw, axis=0).reshape(stop - start, -1)[:, : markers.n]
+            if BED_ANY_MISSING.take(raw).any():
+                missing = BED_MISSING.take(raw, axis=0).reshape(stop - start, -1)[:, : markers.n]
+        elif markers.kind == "csc":
+            dosage = markers.values[:, start:stop].T.toarray()
+        else:
+            dosage = markers.values[start:stop]
+            if markers.kind == "int8" and (dosage < -126).any():
+                missing = dosage < -126
+                dosage = np.where(missing, 0, dosage)
+        if self.rows is not None:
+            dosage = dosage[:, self.rows]
+            missing = None if missing is None else missing[:, self.rows]
+        return np.ascontiguousarray(dosage, dtype=dtype), missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,26 +130,26 @@ def marker_blocks(
     block : int
     sums : list of MarkerBlock, one for each bin
     """
-    genotypes = markers[0].genotypes
-    edges = np.linspace(0, genotypes.m, n_blocks + 1).astype(int)
+    table = markers[0].genotypes
+    edges = np.linspace(0, table.m, n_blocks + 1).astype(int)
     for j in range(n_blocks):
-        for start in range(edges[j], edges[j + 1], genotypes.block):
-            stop = min(start + genotypes.block, int(edges[j + 1]))
-            yield j, _block_sums(markers, genotypes, columns, start, stop)
+        for start in range(edges[j], edges[j + 1], table.block):
+            stop = min(start + table.block, int(edges[j + 1]))
+            yield j, _block_sums(markers, table, columns, start, stop)
 
 
 def _block_sums(
-    markers: Sequence[MarkerTerm], genotypes: Genotypes, columns: np.ndarray, start: int, stop: int
+    markers: Sequence[MarkerTerm], table: Genotypes, columns: np.ndarray, start: int, stop: int
 ) -> list[MarkerBlock]:
-    dosage, missing = genotypes.read(start, stop)
-    right = np.column_stack([np.ones(genotypes.n), columns]).astype(dosage.dtype)
+    dosage, missing = table.read(start, stop)
+    right = np.column_stack([np.ones(table.n), columns]).astype(dosage.dtype)
     product = (dosage @ right).astype(np.float64)
-    seen = np.full(len(dosage), float(genotypes.n)) if missing is None else (~missing).sum(axis=1).astype(float)
+    seen = np.full(len(dosage), float(table.n)) if missing is None else (~missing).sum(axis=1).astype(float)
     mean = np.divide(product[:, 0], seen, out=np.zeros(len(dosage)), where=seen > 0)
     squares = np.einsum("ka,ka->k", dosage, dosage).astype(np.float64)
     spread = squares - seen * mean**2
     # dosages are scaled by their variance in Hardy-Weinberg proportions, anything else by its own variance
-    variance = mean * (1 - mean / 2) if genotypes.are_dosages else spread / np.maximum(seen, 1)
+    variance = mean * (1 - mean / 2) if table.are_dosages else spread / np.maximum(seen, 1)
     varies = (spread > 1e-6 * np.maximum(squares, 1e-300)) & (variance > 0)
     inverse = np.where(varies, 1 / np.where(varies, variance, 1.0), 0.0)
     if missing is not None:
@@ -249,8 +214,7 @@ def read_markers(markers: Mapping[str, Any] | None, annotation: Any, design: Des
     Parameters
     ----------
     markers : mapping or None
-        Label -> DataFrame (individuals in rows), array, memory map, or path of a .bed file. A labelled table is matched
-        with the index of the data, another one must have a row for each row of the data.
+        Label -> anything that `genotypes.read_markers` takes, individuals in rows.
     annotation : DataFrame or array, m x bins, or None
         Which markers belong to which bin, for a single table.
     design : Design
@@ -269,46 +233,21 @@ def read_markers(markers: Mapping[str, Any] | None, annotation: Any, design: Des
         raise OptionError(f"annotation= splits one table of markers, got {len(markers)}: {shortlist(markers)}.")
     out: list[MarkerTerm] = []
     for label, table in markers.items():
-        genotypes = _genotypes(label, table, design)
+        found = _genotypes(table, design)
         if annotation is None:
-            out.append(MarkerTerm(str(label), genotypes))
+            out.append(MarkerTerm(str(label), found))
             continue
         bins = annotation if isinstance(annotation, pd.DataFrame) else pd.DataFrame(np.asarray(annotation))
-        if len(bins) != genotypes.m:
+        if len(bins) != found.m:
             raise OptionError(
-                f"annotation has {len(bins)} rows, '{label}' has {genotypes.m} markers; give one row a marker."
+                f"annotation has {len(bins)} rows, '{label}' has {found.m} markers; give one row a marker."
             )
-        out += [MarkerTerm(f"{label}[{name}]", genotypes, bins[name].to_numpy().astype(bool)) for name in bins.columns]
+        out += [MarkerTerm(f"{label}[{name}]", found, bins[name].to_numpy().astype(bool)) for name in bins.columns]
     return tuple(out)
 
 
-def _genotypes(label: str, table: Any, design: Design) -> Genotypes:
-    index, n_data = design.X.index, design.n + design.n_dropped
-    rows = None if design.n_dropped == 0 else design.rows
-    if isinstance(table, str | Path):
-        bed = BedGenotypes(table, None, rows)
-        _same_rows(label, bed.n_file, n_data)
-        return bed
-    if isinstance(table, pd.DataFrame):
-        if not isinstance(index, pd.RangeIndex) and not isinstance(table.index, pd.RangeIndex):
-            where = table.index.get_indexer(index)
-            absent = index[where < 0]
-            if len(absent):
-                raise DataError(
-                    f"markers '{label}' lack {len(absent)} of {len(index)} rows (first: {shortlist(absent)})."
-                )
-            return TableGenotypes(table.to_numpy(), where)
-        table = table.to_numpy()
-    table = table if isinstance(table, np.ndarray) else np.asarray(table)
-    if table.ndim != 2 or table.dtype.kind not in "biuf":
-        raise DataError(
-            f"markers '{label}' must be a numeric table, individuals in rows; got {table.ndim} dimensions of "
-            f"{table.dtype}."
-        )
-    _same_rows(label, len(table), n_data)
-    return TableGenotypes(table, rows)
-
-
-def _same_rows(label: str, have: int, want: int) -> None:
-    if have != want:
-        raise DataError(f"markers '{label}' have {have} individuals, data has {want} rows; give one row a row of data.")
+def _genotypes(table: Any, design: Design) -> Genotypes:
+    markers = genotypes.read_markers(table)
+    rows = genotypes.match_rows(markers, design.X.index, design.rows, design.n + design.n_dropped)
+    same = len(rows) == markers.n and np.array_equal(rows, np.arange(markers.n))
+    return Genotypes(markers, None if same else rows)

@@ -132,9 +132,7 @@ def kernel_root(kernel: Any, r: int) -> Any:
         rows.append(np.broadcast_to(members[:, :, None], roots.shape).ravel())
         columns.append(np.broadcast_to(members[:, None, :], roots.shape).ravel())
         values.append(roots.ravel())
-    root = sparse.csr_array(
-        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(r, r)
-    )
+    root = sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(r, r))
     root.eliminate_zeros()
     return root
 
@@ -148,7 +146,7 @@ def relative_root(covariance: np.ndarray) -> np.ndarray:
     """Lower triangular L with ``L L' = G`` for a small, perhaps singular G."""
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(values.clip(min=0.0))
-    return np.linalg.qr(root.T, mode="r").T if len(root) > 1 else np.abs(root)
+    return np.asarray(np.linalg.qr(root.T, mode="r")).T if len(root) > 1 else np.abs(root)
 
 
 class _Levels(MixedSystem):

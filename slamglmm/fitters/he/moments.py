@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -412,12 +413,12 @@ def _trace(terms: Sequence[Spread], component: Component, other: Component) -> f
     return total
 
 
-def _times(term: Spread, table: sparse.csr_array) -> np.ndarray | sparse.csr_array:
+def _times(term: Spread, table: sparse.csr_array) -> Any:
     """``G C`` for a sparse table of levels x levels."""
     return term.apply(table.toarray()) if isinstance(term.kernel, Source) else term.apply(table)
 
 
-def _inner(first: np.ndarray | sparse.csr_array, second: np.ndarray | sparse.csr_array) -> float:
+def _inner(first: Any, second: Any) -> float:
     if sparse.issparse(first) and sparse.issparse(second):
         return float(first.multiply(second).sum())
     return float(np.sum(np.asarray(first) * np.asarray(second)))

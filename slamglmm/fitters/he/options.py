@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...errors import OptionError
 from .moments import INNER
@@ -41,7 +41,7 @@ class HeOptions:
     inner: str = "full"
     project: bool = True
     se: str | None = "sandwich"
-    subsample: Subsampling = Subsampling()
+    subsample: Subsampling = field(default_factory=Subsampling)
     jackknife_unit: str = "family"
     n_probes: int | None = None
     n_blocks: int = 100

@@ -78,8 +78,8 @@ class Problem:
     @cached_property
     def fingerprint(self) -> str:
         """Of basis and residuals: moments add up only when these agree."""
-        digest = hashlib.blake2b(np.ascontiguousarray(self.basis), digest_size=12)
-        digest.update(np.ascontiguousarray(self.residuals))
+        digest = hashlib.blake2b(self.basis.tobytes(), digest_size=12)
+        digest.update(self.residuals.tobytes())
         return digest.hexdigest()
 
     @cached_property

@@ -193,19 +193,21 @@ def _observed_covariance(
         if c is None or c.a == c.b:
             step[i] = 1e-3 * variances[i]
         else:
-            own = [k + 1 for k, d in enumerate(problem.components) if d.term == c.term and d.a == d.b and d.a in (c.a, c.b)]
+            own = [
+                k + 1 for k, d in enumerate(problem.components) if d.term == c.term and d.a == d.b and d.a in (c.a, c.b)
+            ]
             step[i] = 1e-3 * np.sqrt(np.prod(variances[own]))
     center = deviance(variances)
     hessian = np.empty((len(free), len(free)))
 
     def moved(*shifts: tuple[int, float]) -> float:
         values = variances.copy()
-        for i, by in shifts:
-            values[i] += by
+        for at, by in shifts:
+            values[at] += by
         return deviance(values)
 
-    for k, i in enumerate(free):
-        for m, j in enumerate(free[: k + 1]):
+    for k, i in enumerate(free.tolist()):
+        for m, j in enumerate(free[: k + 1].tolist()):
             if i == j:
                 value = (moved((i, step[i])) - 2 * center + moved((i, -step[i]))) / step[i] ** 2
             else:

@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ class FileSource(Source):
                 at, count = self._shape(start, stop)
                 if len(buffer) < count:
                     buffer = np.empty(count, dtype=self.dtype)
-                view = memoryview(buffer[:count]).cast("B")
+                view = memoryview(buffer[:count]).cast("B")  # type: ignore[arg-type]
                 file.seek(self.offset + at)
                 while len(view):
                     got = file.readinto(view)
@@ -184,7 +185,7 @@ class DaskSource(Source):
         stop = self.size if stop is None else stop
         edges = np.concatenate([[0], np.cumsum(self.array.chunks[0])])
         edges = np.unique(np.clip(edges, start, stop))
-        return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [(int(a), int(b)) for a, b in pairwise(edges)]
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._kernels import kinship
+from ..._kernels import kinship  # type: ignore[attr-defined]
 from ...errors import RelmatError
 from .sources import Source
 
@@ -103,7 +103,8 @@ class TileSums:
         """
         for s, (source, name) in enumerate(zip(sources, names, strict=True)):
             gap = np.linalg.norm(self.forward[s] - self.backward[s])
-            if gap > ASYMMETRY_TOLERANCE[source.dtype.itemsize] * max(np.linalg.norm(self.forward[s]), 1e-300):
+            size = float(np.linalg.norm(self.forward[s]))
+            if gap > ASYMMETRY_TOLERANCE[source.dtype.itemsize] * max(size, 1e-300):
                 worst = int(np.argmax(np.abs(self.forward[s] - self.backward[s])))
                 raise RelmatError(
                     f"relmat for group '{name}' must be symmetric; K z and K'z differ for a random z, most in row "

@@ -1,0 +1,1 @@
+"""NetGSA: tests of pathways that know which gene acts on which."""
