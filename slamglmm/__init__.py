@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOMES: dict[str, str | None] = {
     "slam": "api",
     "sparse_lmm": "api",
+    "mr_mash": "api",
     "he": "api",
     "netgsa": "api",
     "load": "results",
@@ -56,7 +57,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import datasets, errors, plots, simulate
-    from .api import he, netgsa, slam
+    from .api import he, mr_mash, netgsa, slam, sparse_lmm
     from .fitters.slam.draws import DEFAULT_STORE
     from .priors import Horseshoe, Infinite, PrecisionPrior, Priors
     from .relmat import Relmat, kinship, pedigree_relmat

@@ -486,6 +486,7 @@ def mr_mash(
     residual_cov: Any = "full",
     rank: int | None = None,
     standardize: bool = True,
+    start: Literal["best", "total", "residual"] = "best",
     tol: float = 1e-3,
     max_iter: int = 1000,
 ) -> MrMashResult:
@@ -522,6 +523,10 @@ def mr_mash(
     standardize : bool
         Scale markers to unit variance (after the covariates) first: the prior is about such effects, and a sweep is
         much faster. Results are on the scale of the dosages either way.
+    start : {"best", "total", "residual"}
+        First residual covariance, for "full" and "low_rank": that of the responses; what a short fit with uncorrelated
+        residuals leaves; or both, and the higher bound is kept. The bound has local optima, and with strong effects on
+        many responses the first start is often the lower one.
     tol : float
         The climb ends when no effect moves by more than this share of a typical standard error in a sweep, or the bound
         gains less than ``1e-4 tol`` of itself three times in a row.
@@ -561,6 +566,7 @@ def mr_mash(
         residual_cov=residual_cov,
         rank=rank,
         standardize=standardize,
+        start_from=start,
         tol=tol,
         max_iter=max_iter,
     )

@@ -13,7 +13,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from .base import Result
     from .posterior import SlamResult
-    from .variational import SparseLmmResult, VariationalResult
+    from .variational import MrMashResult, SparseLmmResult, VariationalResult
     from .varcomp import HeResult, NetgsaResult
 
 # Rows of a printed table; the frame has all of them.
@@ -213,6 +213,38 @@ def sparse_lmm_summary(fit: SparseLmmResult, prob: float) -> Summary:
         facts.append(("random effect", f"{fit.design.terms[0].label}, share {fit.share:.3f} of the rest"))
     tables = (("Markers with the highest inclusion probability", table), ("Covariates", fit.fixef()))
     return Summary("Sparse linear mixed model", tuple(facts), tables, fit.notes)
+
+
+def mr_mash_summary(fit: MrMashResult) -> Summary:
+    """Summary of a multivariate regression with a mixture of covariances.
+
+    Parameters
+    ----------
+    fit : MrMashResult
+    """
+    best = fit.lfsr.min(axis=1)
+    top = best.sort_values(kind="stable").index[:10]
+    table = pd.DataFrame(
+        {
+            "min lfsr": best[top],
+            "responses with lfsr < 0.05": (fit.lfsr.loc[top] < 0.05).sum(axis=1),
+            "largest effect": fit.coef.loc[top].abs().max(axis=1),
+            "on": fit.coef.loc[top].abs().idxmax(axis=1).astype(str),
+        }
+    )
+    weights = fit.covariance_weights.sort_values(ascending=False).to_frame()
+    filled = fit.design.Y.isna().to_numpy().sum() if fit.design.Y is not None else 0
+    kind = fit.options["residual_cov"]
+    facts = [
+        *_design_facts(fit),
+        ("responses", f"{len(fit.design.traits)}" + (f" ({filled} cells missing, filled)" if filled else "")),
+        ("markers", f"{len(fit.null)}; {(best < 0.05).sum()} with a local false sign rate below 0.05"),
+        ("prior", f"{len(fit.weights)} components: {len(fit.prior.names)} covariances × {len(fit.prior.grid)} variances"),
+        ("residual covariance", kind if isinstance(kind, str) else "known"),
+        ("bound", f"{fit.elbo[-1]:.3f}, {_sweeps(fit)}"),
+    ]
+    tables = (("Markers with the surest signs", table), ("Weights of the covariances", weights))
+    return Summary("Multiple regression with adaptive shrinkage (mr.mash)", tuple(facts), tables, fit.notes)
 
 
 def _design_facts(fit: Result) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,9 @@ from scipy.special import expit
 
 from ..errors import DataError, OptionError, shortlist
 from ..genotypes import Markers, read_markers
+from ..priors.mixture import MixturePrior
 from .base import Result
-from .show import Summary, sparse_lmm_summary
+from .show import Summary, mr_mash_summary, sparse_lmm_summary
 
 if TYPE_CHECKING:
     from ..plots import VariationalPlots
@@ -316,3 +316,93 @@ class SparseLmmResult(VariationalResult):
             Mass of the interval of the share of variance explained.
         """
         return sparse_lmm_summary(self, prob)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MrMashResult(VariationalResult):
+    """Effects of markers on many responses with a mixture of covariances; what `mr_mash` returns.
+
+    Attributes
+    ----------
+    coef, coef_sd : DataFrame, m × p
+        Posterior mean and standard deviation of the effect of one unit of dosage.
+    lfsr : DataFrame, m × p
+        Local false sign rate, ``1 - max(P(effect > 0), P(effect < 0))``.
+    null : Series, length m
+        Probability that a marker has no effect on any response.
+    weights : Series
+        Mixture weights by component.
+    prior : MixturePrior
+    residual_cov : DataFrame, p × p
+    imputed : DataFrame, n × p
+        Responses with missing cells filled by their expectation.
+    """
+
+    coef: pd.DataFrame
+    coef_sd: pd.DataFrame
+    lfsr: pd.DataFrame
+    null: pd.Series
+    weights: pd.Series
+    prior: MixturePrior
+    residual_cov: pd.DataFrame
+    imputed: pd.DataFrame
+
+    def fixef(self) -> pd.DataFrame:
+        """Effects of the covariates: index (fixef, trait), columns mean and sd."""
+        return self._fixef()
+
+    def ranef(self, label: str | None = None) -> pd.DataFrame:
+        """There are no random effects in this model.
+
+        Parameters
+        ----------
+        label : str, optional
+        """
+        raise OptionError("mr_mash has no random effects.")
+
+    def R(self) -> pd.DataFrame:
+        """Residual covariance, response × response."""
+        return self.residual_cov.copy()
+
+    def varcorr(self) -> pd.DataFrame:
+        """Residual variance by response: index (term, trait), column variance."""
+        index = pd.MultiIndex.from_product([["Residual"], self.design.traits], names=["term", "trait"])
+        return pd.DataFrame({"variance": np.diag(self.residual_cov.to_numpy())}, index=index)
+
+    @cached_property
+    def covariance_weights(self) -> pd.Series:
+        """Mixture weights summed over the grid: one number for each covariance of the prior, and the null."""
+        values = self.weights.to_numpy()
+        start = int(self.prior.null)
+        summed = values[start:].reshape(len(self.prior.names), -1).sum(axis=1)
+        names = [*(["null"] if self.prior.null else []), *self.prior.names]
+        return pd.Series(np.concatenate((values[:start], summed)), index=names, name="weight")
+
+    def predict(self, newdata: Any = None, *, markers: Any = None) -> pd.DataFrame:
+        """Fixed effects and markers in new rows (by default, the rows of the fit).
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            Covariates of the new rows.
+        markers : same forms as in `mr_mash`, optional
+            Markers of the new rows.
+
+        Returns
+        -------
+        DataFrame, row × response
+        """
+        if newdata is None:
+            return self.fitted()
+        if markers is None:
+            raise OptionError("predict: new rows need their markers; pass markers= with newdata.")
+        rows = self.design.new(newdata)
+        index = rows.X.index
+        values = rows.X.to_numpy() @ self.covariates + self._marker_part(markers, self.coef, len(index), index)
+        if rows.offset is not None:
+            values = values + rows.offset[:, None]
+        return pd.DataFrame(values, index=index, columns=self.design.traits)
+
+    def summary(self) -> Summary:
+        """Printable summary."""
+        return mr_mash_summary(self)

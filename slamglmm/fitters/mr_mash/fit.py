@@ -1,0 +1,294 @@
+"""From a design and markers to a `MrMashResult`."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ... import __version__
+from ...design import Design
+from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist
+from ...genotypes import Markers, match_rows, read_markers
+from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
+from ...linalg.threads import single_threaded_blas
+from ...priors.mixture import MixturePrior, automatic_grid, read_covariances
+from ...results.variational import MrMashResult
+from .mash import Mash, MashState, constrained, fit, maximise, start
+from .missing import MissingCells
+from .posterior import marker_posteriors
+
+# Sweeps with uncorrelated residuals before the second start.
+DIAGONAL_SWEEPS = 20
+RESIDUAL_KINDS = ("full", "diagonal", "spherical", "low_rank")
+
+
+def fit_mr_mash(
+    design: Design,
+    markers: Any,
+    *,
+    covariances: Any,
+    grid: Any,
+    null: bool,
+    prior_weights: Any,
+    residual_cov: Any,
+    rank: int | None,
+    standardize: bool,
+    start_from: str,
+    tol: float,
+    max_iter: int,
+) -> MrMashResult:
+    """Fit mr.mash; see `slamglmm.mr_mash` for the arguments."""
+    begun = time.perf_counter()
+    given = locals()
+    options = {key: value for key, value in given.items() if key not in ("design", "markers", "begun")}
+    if design.Y is None:
+        raise OptionError("mr_mash needs responses: pass Y=, or name them on the left of '~'.")
+    if design.terms:
+        raise OptionError(f"mr_mash takes no random effects; found {shortlist(t.label for t in design.terms)}.")
+    if not tol > 0 or not max_iter >= 1:
+        raise OptionError(f"tol and max_iter must be positive, got {tol!r} and {max_iter!r}.")
+    Y = design.Y.to_numpy(dtype=np.float64).T.copy()
+    if design.offset is not None:
+        Y -= design.offset
+    p = len(Y)
+    everyone = _rows_of(read_markers(markers), design)
+    kept = np.flatnonzero(~np.isnan(Y).all(axis=0))
+    fewest = np.linalg.matrix_rank(design.X.to_numpy()) + 2
+    if len(kept) < fewest:
+        raise DataError(f"{len(kept)} row(s) with a response are too few; at least {fewest} are needed.")
+    source = everyone.take(kept) if len(kept) < everyone.n else everyone
+    Z = design.X.to_numpy(dtype=np.float64)[kept]
+    Y_kept = np.ascontiguousarray(Y[:, kept])
+    notes = [f"markers held as {source.kind}, {source.values.nbytes / 2**20:.1f} MiB"]
+    if len(kept) < Y.shape[1]:
+        notes.append(f"{Y.shape[1] - len(kept)} row(s) without any response are predicted, not fitted")
+    with single_threaded_blas():
+        columns = source.columns()
+        projected = project_markers(columns, Z, None, standardize)
+        if not len(projected.order):
+            raise DataError(f"none of the {source.m} markers varies once the covariates are accounted for.")
+        _report_constant(projected, source)
+        effect, error, residual = univariate(projected, Y_kept)
+        prior = _prior(covariances, grid, null, design.traits, effect, error)
+        kind, sigma, q = _residual(residual_cov, rank, residual, design.traits)
+        missing = MissingCells.of(Y_kept)
+        model = Mash(projected, prior, Y_kept, missing, kind, q, isinstance(prior_weights, str))
+        state, from_where = _climb(model, sigma, _start_weights(prior_weights, prior), start_from, tol, max_iter)
+        notes.append(from_where)
+        posterior = marker_posteriors(model, state)
+        scaled = state.coef * projected.scale[:, None]
+        effects = projected.fitted(np.ascontiguousarray(scaled.T))
+        b = design.X.shape[1]
+        covariates, covariates_sd = _covariates(projected, state.complete - effects, state.sigma, posterior.sd, b)
+        if len(kept) < everyone.n:
+            from_all = project_free_fitted(everyone, scaled)
+        else:
+            from_all = effects
+    if not state.converged:
+        warnings.warn(
+            f"mr_mash has not converged in {max_iter} sweeps; raise max_iter or tol.", ConvergenceWarning, stacklevel=3
+        )
+    fitted = design.X.to_numpy(dtype=np.float64) @ covariates + from_all.T
+    imputed = fitted.copy()
+    imputed[kept] = state.complete.T
+    if design.offset is not None:
+        fitted, imputed = fitted + design.offset[:, None], imputed + design.offset[:, None]
+    names, traits = source.names, design.traits
+
+    def table(values: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(values, index=names, columns=traits)
+
+    assert p == len(traits)
+    return MrMashResult(
+        design=design,
+        options=MappingProxyType(options),
+        version=__version__,
+        seconds=time.perf_counter() - begun,
+        notes=tuple(notes),
+        elbo=np.array(state.elbo),
+        converged=state.converged,
+        covariates=covariates,
+        covariates_sd=covariates_sd,
+        marker_means=source.means(),
+        fitted_values=fitted,
+        coef=table(scaled),
+        coef_sd=table(posterior.sd * projected.scale[:, None]),
+        lfsr=table(posterior.lfsr),
+        null=pd.Series(posterior.null, index=names, name="null"),
+        weights=pd.Series(state.weights, index=prior.labels, name="weight"),
+        prior=prior,
+        residual_cov=pd.DataFrame(state.sigma, index=traits, columns=traits),
+        imputed=pd.DataFrame(imputed, index=design.X.index, columns=traits),
+    )
+
+
+def _climb(
+    model: Mash, sigma: np.ndarray, weights: np.ndarray, start_from: str, tol: float, max_iter: int
+) -> tuple[MashState, str]:
+    """Climb from one or two places and keep the higher end.
+
+    With the covariance of the responses as its first residual covariance, the fit may never take a large effect on many
+    responses out of it again. So the other start is a fit with uncorrelated residuals, whose markers have to explain
+    the correlations, and the residual covariance that it leaves.
+    """
+    if start_from not in ("best", "total", "residual"):
+        raise OptionError(f"start must be 'best', 'total' or 'residual', got {start_from!r}.")
+    several = model.residual_cov in ("full", "low_rank") and len(model.Y) > 1
+    ends: dict[str, MashState] = {}
+    if start_from != "residual" or not several:
+        ends["total"] = start(model, sigma, weights)
+        fit(model, ends["total"], tol=tol, max_iter=max_iter)
+    if start_from != "total" and several:
+        alone = replace(model, residual_cov="diagonal")
+        first = start(alone, np.diag(np.diag(sigma)), weights)
+        fit(alone, first, tol=tol, max_iter=DIAGONAL_SWEEPS)
+        maximise(model, first)
+        ends["residual"] = replace(first, elbo=[], converged=False)
+        fit(model, ends["residual"], tol=tol, max_iter=max_iter)
+    best = max(ends, key=lambda name: ends[name].elbo[-1])
+    if len(ends) == 1:
+        return ends[best], f"started from the {best} covariance"
+    gap = ends["residual"].elbo[-1] - ends["total"].elbo[-1]
+    return ends[best], f"best of two starts ({best} covariance); bound from residual less bound from total: {gap:.3g}"
+
+
+def _rows_of(source: Markers, design: Design) -> Markers:
+    """Markers in the order of the design's rows; a .bed stays packed when that is its own order."""
+    at = match_rows(source, design.X.index, design.rows, design.n + design.n_dropped)
+    if source.packed and not np.array_equal(at, np.arange(source.n)):
+        source = source.unpacked()
+    return source.take(at)
+
+
+def project_free_fitted(markers: Markers, coef: np.ndarray) -> np.ndarray:
+    """``G coef`` in all rows of `markers`, shape (p, n)."""
+    bare = project_markers(markers.columns(), np.zeros((markers.n, 0)))
+    return bare.fitted(np.ascontiguousarray(coef.T))
+
+
+def univariate(projected: ProjectedMarkers, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Simple regressions of every response on every marker, in closed form.
+
+    Parameters
+    ----------
+    projected : ProjectedMarkers
+    Y : ndarray, shape (p, n)
+        NaN where missing; a missing cell counts as its covariates' prediction, and the sums are rescaled.
+
+    Returns
+    -------
+    effect, error : ndarray, shape (markers that vary, p)
+        On the scale of x.
+    residual : ndarray, shape (p, n)
+        Responses after covariates, NaN where missing.
+    """
+    Q = projected.basis.Q
+    n, q = Q.shape
+    residual = np.empty_like(Y)
+    for j, y in enumerate(Y):
+        seen = ~np.isnan(y)
+        residual[j] = y - Q @ np.linalg.lstsq(Q[seen], y[seen], rcond=None)[0]
+    filled = np.nan_to_num(residual)
+    share = np.mean(~np.isnan(residual), axis=1)
+    gram = projected.gram[projected.order, None]
+    effect = projected.products(projected.project(filled))[projected.order] / (gram * share)
+    rss = np.sum(filled**2, axis=1) / share
+    freedom = np.maximum(n * share - q - 1.0, 1.0) / share
+    error = np.sqrt(np.maximum(rss - gram * effect**2, 1e-8 * rss) / (freedom * gram) / share)
+    return effect, error, residual
+
+
+def _prior(
+    covariances: Any, grid: Any, null: bool, traits: pd.Index, effect: np.ndarray, error: np.ndarray
+) -> MixturePrior:
+    named = read_covariances(covariances, len(traits), traits, effect / error)
+    if isinstance(grid, str):
+        if grid != "auto":
+            raise OptionError(f"grid must be 'auto' or variances, got {grid!r}.")
+        values = automatic_grid(effect, error)
+    else:
+        values = np.atleast_1d(np.asarray(grid, dtype=np.float64))
+        if values.ndim != 1 or not len(values) or not (np.isfinite(values).all() and (values > 0).all()):
+            raise OptionError(f"grid must be positive variances, got {grid!r}.")
+    return MixturePrior(tuple(named), np.array(list(named.values())), values, bool(null))
+
+
+def _residual(
+    residual_cov: Any, rank: int | None, residual: np.ndarray, traits: pd.Index
+) -> tuple[str, np.ndarray, int]:
+    """Kind of residual covariance, where it starts, and the rank of its low-rank part."""
+    p = len(traits)
+    if not isinstance(residual_cov, str):
+        frame = residual_cov
+        if isinstance(frame, pd.DataFrame):
+            absent = traits.difference(frame.index)
+            if len(absent):
+                raise OptionError(f"residual_cov has no row for the response {str(absent[0])!r}.")
+            frame = frame.loc[traits, traits]
+        known = np.array(frame, dtype=np.float64)
+        if known.shape != (p, p) or not np.allclose(known, known.T) or np.linalg.eigvalsh(known)[0] <= 0:
+            raise OptionError(f"residual_cov must be a positive definite {p} x {p} matrix, got shape {known.shape}.")
+        return "known", known, 0
+    if residual_cov not in RESIDUAL_KINDS:
+        raise OptionError(f"residual_cov must be {', '.join(map(repr, RESIDUAL_KINDS))} or a matrix, got {residual_cov!r}.")
+    if rank is not None and residual_cov != "low_rank":
+        raise OptionError("rank is for residual_cov='low_rank' only.")
+    q = max(1, min(5, p // 3)) if rank is None else int(rank)
+    if residual_cov == "low_rank" and not 0 <= q < p:
+        raise OptionError(f"rank must lie between 0 and {p - 1} for {p} responses, got {rank!r}.")
+    sigma = np.array(pd.DataFrame(residual.T).cov())
+    sigma[np.isnan(sigma)] = 0.0
+    flat = np.flatnonzero(np.diag(sigma) <= 1e-14 * np.nanmax(residual**2, axis=1))
+    if len(flat):
+        raise DataError(f"response {str(traits[flat[0]])!r} is explained exactly by the covariates.")
+    if residual.shape[1] < 2 * p or np.isnan(residual).any():
+        sigma = 0.8 * sigma + 0.2 * np.diag(np.diag(sigma))
+        values, vectors = np.linalg.eigh(sigma)
+        sigma = (vectors * np.maximum(values, 1e-3 * values.mean())) @ vectors.T
+    # The first M-step must not leave the family the bound is maximised over.
+    return residual_cov, constrained(sigma, residual_cov, q), q
+
+
+def _start_weights(prior_weights: Any, prior: MixturePrior) -> np.ndarray:
+    if isinstance(prior_weights, str):
+        if prior_weights != "em":
+            raise OptionError(f"prior_weights must be 'em' or probabilities, got {prior_weights!r}.")
+        return np.full(prior.n_mix, 1.0 / prior.n_mix)
+    if isinstance(prior_weights, Mapping | pd.Series):
+        prior_weights = pd.Series(prior_weights).reindex(prior.labels).to_numpy()
+    values = np.asarray(prior_weights, dtype=np.float64)
+    if values.shape != (prior.n_mix,) or not (values >= 0).all() or not np.isclose(values.sum(), 1.0):
+        raise OptionError(f"prior_weights must be {prior.n_mix} probabilities that sum to 1, one for each component.")
+    return values
+
+
+def _covariates(
+    projected: ProjectedMarkers, target: np.ndarray, sigma: np.ndarray, sd: np.ndarray, b: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the effects of the b columns of Z on p responses, shape (b, p)."""
+    basis, p = projected.basis, len(target)
+    mean, spread = np.zeros((b, p)), np.full((b, p), np.nan)
+    mean[basis.kept] = covariate_effects(basis, target, None).T
+    inverse = np.linalg.inv(basis.triangle) if basis.rank else np.zeros((0, 0))
+    on_markers = projected.projections @ inverse.T * projected.scale[:, None]
+    variance = np.outer(np.sum(inverse**2, axis=1), np.diag(sigma)) + (on_markers**2).T @ sd**2
+    spread[basis.kept] = np.sqrt(variance)
+    return mean, spread
+
+
+def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
+    constant = np.setdiff1d(np.arange(projected.m), projected.order)
+    if len(constant):
+        warnings.warn(
+            f"{len(constant)} of {projected.m} markers do not vary beyond the covariates in the rows of the fit "
+            f"({shortlist(source.names[constant[:6]])}); their effects are 0.",
+            SlamWarning,
+            stacklevel=4,
+        )
