@@ -33,10 +33,8 @@ def make(layout, monkeypatch, prior="horseshoe", **sizes):
     if options.pop("impute", False):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
     holes = options.pop("missing", [])
-    inside = [
-        ([row for row in rows if row < sizes["n"]], [j for j in traits if j < sizes["p"]]) for rows, traits in holes
-    ]
-    options["missing"] = [(rows, j) for rows, traits in inside for j in traits]
+    cells = [([row for row in rows if row < sizes["n"]], j) for rows, traits in holes for j in traits]
+    options["missing"] = [(rows, j) for rows, j in cells if j < sizes["p"]]
     return tiny_problem(priors=Priors(loadings=prior), **options)
 
 
@@ -95,9 +93,8 @@ def test_a_copy_goes_on_as_the_chain_would(layout, monkeypatch):
     problem = make(layout, monkeypatch, n=20, p=16)
     state = run(problem, 1, 5)
     for twin in (state.copy(problem), state.packed(problem).copy(problem)):
-        assert equal(
-            numbers(run(problem, None, 5, state=state.copy(problem))), numbers(run(problem, None, 5, state=twin))
-        )
+        uninterrupted = run(problem, None, 5, state=state.copy(problem))
+        assert equal(numbers(uninterrupted), numbers(run(problem, None, 5, state=twin)))
     frozen = [part.copy() for part in numbers(state)]
     run(problem, None, 3, state=state.copy(problem))
     assert equal(frozen, numbers(state))

@@ -45,7 +45,7 @@ def tiny_design(formula="~ 0 + (1 | g)", n=10, p=3, *, levels=None, rank=None, m
     for rows, trait in missing or []:
         Y[rows, trait] = np.nan
     K = pd.DataFrame(relationship(levels, rank, seed), labels, labels)
-    return sg.design(formula, frame, Y=Y, relmat={"g": K})
+    return sg.design(formula, frame, Y=Y, relmat={"g": K} if "| g" in formula else None)
 
 
 def tiny_problem(formula="~ 0 + (1 | g)", n=10, p=3, k=2, grid=4, priors=None, **options):

@@ -14,7 +14,7 @@ from tests.reference.geweke import FixedGlobal, joint_test, threshold, worst
 from tests.reference.problems import tiny_problem, uncollapsed
 
 FALSE_ALARM = 1e-4
-N_TESTS = 40  # at least the number of joint tests below, long ones included
+N_TESTS = 50  # at least the number of joint tests below, long ones included
 
 ONE, TWO = "~ 0 + (1 | g)", "~ 0 + (1 | g) + (1 | h)"
 SCATTERED = [([0, 3], 1), ([5, 6, 7], 2)]
@@ -27,6 +27,7 @@ HEAVY = {"horseshoe": Horseshoe(n_sweeps=3), "infinite": Infinite(n_sweeps=3)}
 # What each case passes through that the others do not.
 CASES = {
     "U integrated out, t = 1 on the grid": {"formula": ONE},
+    "U integrated out, no random effect": {"formula": "~ x"},
     "U integrated out, two effects that commute": {"formula": TWO, "n": 9, "balanced": True},
     "U integrated out, singular K, fixed effects": {"formula": "~ x + (1 | g)", "rank": 5},
     "U in the chain, one effect": {"formula": ONE, "rank": 7, "uncollapse": True},
@@ -66,7 +67,8 @@ def make(case, loadings, monkeypatch, n=9):
 
 def check(z, df):
     bound = threshold(len(z) * N_TESTS, df, FALSE_ALARM)
-    assert len(z) > 50
+    assert len(z) > 40
+    print(f"{len(z)} statistics, their z has standard deviation {np.std(list(z.values())):.2f}; {worst(z)}")
     assert max(map(abs, z.values())) < bound, f"beyond {bound:.2f}: {worst(z)}"
 
 
@@ -251,6 +253,5 @@ def test_planted_errors_are_found(error, monkeypatch):
     if plant is not None:
         plant(monkeypatch)
     z = joint_test(problem, chains=150, length=50, draws=4000, seed=1, transition=sweep)
-    print(f"{error}: {worst(z)}")
     with pytest.raises(AssertionError, match="beyond"):
         check(z, 149)

@@ -1,0 +1,88 @@
+"""Corners of the full conditionals that their laws do not show."""
+
+import numpy as np
+import pytest
+
+from slamglmm.errors import FitError
+from slamglmm.fitters.slam import blocks
+from slamglmm.fitters.slam.state import start_state
+from slamglmm.fitters.slam.sweep import sweep
+from slamglmm.linalg.threads import BlockPool
+from slamglmm.priors import PrecisionPrior, Priors
+from tests.reference.problems import tiny_problem
+
+PRIOR = PrecisionPrior(V=0.5, nu=5)
+
+
+class Fixed:
+    """A generator whose uniforms are given."""
+
+    def __init__(self, u):
+        self.u = u
+
+    def random(self, size):
+        return np.full(size, self.u)
+
+    def standard_gamma(self, shape, size):
+        return np.full(size, shape)
+
+
+@pytest.mark.parametrize("u", [0.0, 1e-17, 0.5, np.nextafter(1.0, 0.0)])
+@pytest.mark.parametrize("masses", [[0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 1]])
+def test_points_without_mass_are_never_drawn(u, masses):
+    """Not at the ends of the unit interval, and not where rounding leaves the cumulative sum flat."""
+    with np.errstate(divide="ignore"):
+        log_prior = np.log(np.array(masses, dtype=float) / np.sum(masses))
+    forms = np.array([[1.0, 2.0, 3.0, 4.0], [1e-300, 1e300, 1e10, 0.0], [5.0, 5.0, 5.0, 5.0]])
+    points, prec = blocks.draw_shares(forms, np.zeros(4), log_prior, PRIOR, 10, Fixed(u))
+    assert all(masses[g] > 0 for g in points)
+    np.testing.assert_allclose(prec, (4 + 5) / (2.5 + 0.5 * forms[np.arange(3), points]))
+
+
+def test_a_point_with_all_the_mass_is_drawn():
+    """Log masses apart by thousands must not overflow."""
+    forms = np.array([[1e6, 1.0, 1e6]])
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        assert blocks.draw_shares(forms, np.zeros(3), np.log(np.ones(3) / 3), PRIOR, 2000, rng)[0] == [1]
+        assert blocks.draw_shares(np.ones((1, 3)), np.array([0, -9e3, 0]), np.zeros(3), PRIOR, 9, rng)[0] == [1]
+
+
+def test_shares_stay_where_the_prior_puts_them():
+    """One grid point with mass, another one for factors: the chain never leaves them (the 'G = 1' model)."""
+    only = Priors(h2=[0, 0, 1, 0, 0], h2_factors=[0, 0, 0, 1, 0])
+    problem = tiny_problem(priors=only)
+    state, pool = start_state(problem, np.random.SeedSequence(1)), BlockPool(1)
+    for _ in range(20):
+        sweep(problem, state, pool)
+        assert np.array_equal(state.g, [2, 2, 2])
+        assert np.array_equal(state.gamma, [3, 3])
+
+
+def test_broken_systems_are_reported(monkeypatch):
+    """A failed factorisation must stop the chain with its iteration and trait, not leave old numbers behind."""
+    problem, pool = tiny_problem(), BlockPool(1)
+    state = start_state(problem, np.random.SeedSequence(1))
+    state.iteration = 7
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "draw_regressions", lambda *arguments: 1)
+        with pytest.raises(FitError, match="iteration 7: the precision of the loadings of trait 1 is not positive"):
+            sweep(problem, state, pool)
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "draw_rows", lambda *arguments: 0)
+        with pytest.raises(FitError, match="iteration 7: the precision of the factors is not positive definite"):
+            sweep(problem, state, pool)
+
+
+@pytest.mark.parametrize(("n", "p", "k"), [(3, 1, 0), (3, 1, 1), (4, 9, 4), (12, 2, 2), (5, 40, 3), (70, 70, 2)])
+@pytest.mark.parametrize("formula", ["~ 0 + (1 | g)", "~ x + (1 | g)", "~ x"])
+def test_small_and_wide_problems_run(formula, n, p, k):
+    """One trait, as many factors as rows, more traits than rows, no random effect: finite numbers all along."""
+    problem = tiny_problem(formula, n=n, p=p, k=k)
+    state, pool = start_state(problem, np.random.SeedSequence(2)), BlockPool(1)
+    for _ in range(30):
+        sweep(problem, state, pool)
+    assert state.iteration == 30
+    for values in (state.coef, state.tau, state.factors, state.kappa, state.scales.local, state.scales.row):
+        assert np.all(np.isfinite(values))
+    assert np.all(state.tau > 0)
