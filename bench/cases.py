@@ -7,4 +7,13 @@ CASES = {
     "slam_C": {"n": 1500, "p": 20_000, "k": 100},
     "design_small": {"n": 10_000, "n_groups": 1_000},
     "design_large": {"n": 1_000_000, "n_groups": 100_000},
+    # variance components by moments
+    "he_file": {"n": 10_000, "n_kinships": 1},
+    "he_three_files": {"n": 10_000, "n_kinships": 3},
+    "he_evicted": {"n": 10_000},
+    "he_families": {"n": 300_000, "size": 3},
+    "he_groups": {"n": 1_000_000, "n_groups": 125_000},
+    "he_markers": {"n": 20_000, "m": 20_000, "n_probes": 10},
+    "he_dense": {"n": 3_000},
+    "netgsa": {"p": 192, "n": (403, 117)},
 }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -149,7 +149,9 @@ class HeResult(Result):
         shares = self._shares(np.einsum("itt->it", self.theta))
         if label is None:
             keep = [i for i in self._order()[:-1] if self.is_variance[i]]
-            return pd.DataFrame(shares[keep], index=pd.Index([self.names[i] for i in keep], name="term"), columns=list(self.traits))
+            return pd.DataFrame(
+                shares[keep], index=pd.Index([self.names[i] for i in keep], name="term"), columns=list(self.traits)
+            )
         row = shares[self._position(label)]
         return float(row[0]) if len(row) == 1 else pd.Series(row, index=list(self.traits), name=label)
 
@@ -258,7 +260,9 @@ class HeResult(Result):
         """
         t = len(self.traits)
         if t < 2 or np.isnan(self.theta).any():
-            raise OptionError("rg() needs several traits fitted together by moments: give Y= and method='rehe' or 'he'.")
+            raise OptionError(
+                "rg() needs several traits fitted together by moments: give Y= and method='rehe' or 'he'."
+            )
         chosen = [i for i in self._order()[:-1] if self.is_variance[i]] if label is None else [self._position(label)]
         z = NormalDist().inv_cdf((1 + level) / 2)
         rows, index = [], []
@@ -328,6 +332,56 @@ class HeResult(Result):
             columns = pd.MultiIndex.from_product([self.traits, term.effects], names=["trait", "effect"])
         return pd.DataFrame(values.transpose(1, 0, 2).reshape(r, n_traits * e), index=term.levels, columns=columns)
 
+    def fitted(self) -> pd.DataFrame:
+        """Fixed effects, random effects and offset of the rows of the fit, row x trait."""
+        return self.predict()
+
+    def predict(
+        self,
+        newdata: Any = None,
+        *,
+        random: Literal["all", "none"] | Sequence[str] = "all",
+        new_levels: Literal["error", "zero", "relmat"] = "error",
+    ) -> pd.DataFrame:
+        """Predict the responses of the rows of the fit, or of new rows.
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            New rows; those of the fit by default.
+        random : "all", "none" or list of labels
+            Random terms to add.
+        new_levels : {"error", "zero", "relmat"}
+            For grouping levels without records; see `Design.new`.
+
+        Returns
+        -------
+        DataFrame, row x trait
+        """
+        labels = [term.label for term in self.design.terms] if random == "all" else []
+        labels = labels if isinstance(random, str) else list(random)
+        design = self.design if newdata is None else self.design.new(newdata, new_levels, terms=labels)
+        values = design.X.to_numpy() @ np.nan_to_num(self.fixef().to_numpy())
+        if design.offset is not None:
+            values = values + design.offset[:, None]
+        for label in labels:
+            term = design.term(label)
+            effects = self.model.random_effects([t.label for t in self.design.terms].index(label))
+            known = term.codes >= 0
+            rows = np.einsum("ne,tne->nt", term.M, effects[:, np.where(known, term.codes, 0)])
+            values += rows * known[:, None]
+        return pd.DataFrame(values, index=design.X.index, columns=list(self.traits))
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion of a REML or ML fit of one trait."""
+        return 2 * self._n_parameters - 2 * self._one_loglik
+
+    @property
+    def bic(self) -> float:
+        """Bayesian information criterion of a REML or ML fit of one trait."""
+        return float(np.log(self.nobs)) * self._n_parameters - 2 * self._one_loglik
+
     def summary(self) -> Summary:
         """Printable summary; ``to_frame()`` gives `varcorr`."""
         from .show import he_summary
@@ -335,6 +389,16 @@ class HeResult(Result):
         return he_summary(self)
 
     # -- inside ------------------------------------------------------------------------------------------
+
+    @property
+    def _one_loglik(self) -> float:
+        if len(self.loglik) != 1:
+            raise OptionError("aic and bic need one trait fitted by method='reml' or 'ml'.")
+        return self.loglik[0]
+
+    @property
+    def _n_parameters(self) -> int:
+        return self.design.X.shape[1] + len(self.factors[0]) + 1
 
     @property
     def _centred_at_estimate(self) -> bool:
