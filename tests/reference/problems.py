@@ -59,7 +59,7 @@ def uncollapsed(problem):
     assert np.all(problem.grid.residual_share > 0), "a total share of one leaves no residual to condition on"
 
     def unrotate(cov):
-        return dataclasses.replace(cov, rotations=(problem.rotation,))
+        return dataclasses.replace(cov, outer=problem.rotation)
 
     return dataclasses.replace(
         problem,

@@ -181,7 +181,7 @@ def plant_random_variance(patch):
         left = cov.residual_share[points][:, None]
         share = np.maximum(1.0 - left * cov.weights[points], 0.0)
         noise = rng.standard_normal(residual.shape) * np.sqrt(share / prec[:, None])
-        return cov.from_coordinates(share * residual + noise, points)
+        return cov.from_coordinates(share * cov.coordinates(residual, points) + noise, points)
 
     patch.setattr(blocks, "draw_random_rows", wrong)
 
@@ -194,10 +194,10 @@ def plant_stale_random(patch):
         stale.update(g=state.g[block].copy(), tau=state.tau[block].copy())
         shares(problem, group, state, block, residual, rng)
 
-    def wrong(problem, group, state, block, residual, old_points, rng):
+    def wrong(problem, group, state, block, residual, fixed_residual, rng):
         g, tau = state.g[block].copy(), state.tau[block].copy()
         state.g[block], state.tau[block] = stale["g"], stale["tau"]
-        weigh(problem, group, state, block, residual, old_points, rng)
+        weigh(problem, group, state, block, residual, fixed_residual, rng)
         state.g[block], state.tau[block] = g, tau
 
     patch.setattr(blocks, "draw_trait_shares", remember)

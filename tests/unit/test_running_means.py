@@ -46,8 +46,8 @@ class Witness(RunningMeans):
         super().__init__(problem)
         self.seen = []
 
-    def add_block(self, problem, group, state, block, residual, old_points):
-        super().add_block(problem, group, state, block, residual, old_points)
+    def add_block(self, problem, group, state, block, residual):
+        super().add_block(problem, group, state, block, residual)
         names = ("y", "coef", "tau", "g", "factors", "gamma", "kappa")
         self.seen.append((group, block, {name: copy.deepcopy(getattr(state, name)) for name in names}))
 
