@@ -75,6 +75,13 @@ class Markers:
         """Whether rows cannot be picked without unpacking: a fit on some rows gives the others weight zero."""
         return self.kind == "bed"
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed genotypes, in memory or mapped."""
+        if self.kind == "csc":
+            return int(self.values.data.nbytes + self.values.indices.nbytes + self.values.indptr.nbytes)
+        return int(self.values.nbytes)
+
     def take(self, rows: np.ndarray) -> Markers:
         """The given rows, in that order (not for packed markers)."""
         if len(rows) == self.n and np.array_equal(rows, np.arange(self.n)):

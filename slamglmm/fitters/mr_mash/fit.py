@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ def fit_mr_mash(
     source = everyone.take(kept) if len(kept) < everyone.n else everyone
     Z = design.X.to_numpy(dtype=np.float64)[kept]
     Y_kept = np.ascontiguousarray(Y[:, kept])
-    notes = [f"markers held as {source.kind}, {source.values.nbytes / 2**20:.1f} MiB"]
+    notes = [f"markers held as {source.kind}, {source.nbytes / 2**20:.1f} MiB"]
     if len(kept) < Y.shape[1]:
         notes.append(f"{Y.shape[1] - len(kept)} row(s) without any response are predicted, not fitted")
     with single_threaded_blas():
@@ -108,7 +107,7 @@ def fit_mr_mash(
     assert p == len(traits)
     return MrMashResult(
         design=design,
-        options=MappingProxyType(options),
+        options=options,
         version=__version__,
         seconds=time.perf_counter() - begun,
         notes=tuple(notes),

@@ -13,6 +13,8 @@ from .mash import TINY, Components, Mash, MashState
 MARKER_BLOCK = 1024
 # A component with a smaller share of a marker adds nothing to its sign or spread that could be seen.
 NEGLIGIBLE = 1e-9
+# Loadings below this share of the largest are rounding.
+UNREACHED = 1e-10
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def marker_posteriors(model: Mash, state: MashState) -> MarkerPosteriors:
             if columns.start == columns.stop:
                 continue
             axes = basis.root @ basis.vectors[:, columns]
+            # A response a covariance does not reach: whitening there and back leaves rounding, which has a sign.
+            axes[np.abs(axes) < UNREACHED * np.abs(axes).max()] = 0.0
             z = state.cross[part] @ basis.vectors[:, columns]
             for t in range(components.first_component[k], components.first_component[k + 1]):
                 rows = np.flatnonzero(share[:, t] > NEGLIGIBLE)

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -312,7 +311,7 @@ def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
 
 
 def _notes(data: RegressionData, starts: pd.DataFrame) -> list[str]:
-    notes = [f"markers held as {data.markers.kind}, {data.markers.values.nbytes / 2**20:.1f} MiB"]
+    notes = [f"markers held as {data.markers.kind}, {data.markers.nbytes / 2**20:.1f} MiB"]
     if data.polygenic is not None:
         notes.append(f"share of '{data.polygenic.label}' by REML without markers; markers rotated to float32")
     spread = float(starts["elbo"].max() - starts["elbo"].min())
@@ -353,7 +352,7 @@ def _result(
         fitted = fitted + design.offset
     return SparseLmmResult(
         design=design,
-        options=MappingProxyType(dict(options)),
+        options=dict(options),
         version=__version__,
         seconds=seconds,
         notes=notes,

@@ -1,0 +1,407 @@
+"""sparse_lmm by formula: what it finds, what it predicts, the random effect, the binomial family, and bad input."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize
+
+import slamglmm as sg
+from slamglmm.errors import ConvergenceWarning, DataError, OptionError
+from slamglmm.fitters.sparse_lmm.data import reml_share
+from tests.reference.markers import bed_columns
+
+
+def data(n=300, m=150, seed=0):
+    rng = np.random.default_rng(seed)
+    G = rng.binomial(2, 0.3, (n, m)).astype(float)
+    beta = np.zeros(m)
+    beta[[m // 15, 2 * m // 5, 11 * m // 15]] = 1.0, -0.8, 0.6
+    ids = [f"id{i:03d}" for i in range(n)]
+    frame = pd.DataFrame({"sex": np.where(rng.random(n) < 0.5, "f", "m"), "age": rng.normal(40, 10, n)}, index=ids)
+    frame["y"] = 2 + 1.5 * (frame["sex"] == "m") + 0.02 * frame["age"] + G @ beta + rng.standard_normal(n)
+    markers = pd.DataFrame(G, index=ids, columns=[f"snp{k}" for k in range(m)])
+    return frame, markers, beta
+
+
+def test_finds_what_is_there():
+    """Three effects among 150 markers, two covariates, an interval of the explained variance that holds the truth."""
+    frame, markers, beta = data()
+    fit = sg.sparse_lmm("y ~ 1 + sex + age", frame, markers=markers, seed=1)
+    assert set(fit.pip.index[fit.pip > 0.9]) == {"snp10", "snp60", "snp110"}
+    assert np.abs(fit.coef - beta).max() < 0.25
+    effects = fit.fixef()["mean"]
+    assert abs(effects[("sex[T.m]", "y")] - 1.5) < 0.4
+    truth = np.var(markers.to_numpy() @ beta)
+    pve = fit.pve(0.95)
+    assert pve["lower"] < truth / (truth + 1) < pve["upper"]
+    assert fit.pve(0.5)["lower"] > pve["lower"]
+    np.testing.assert_array_equal(fit.pve(), fit.pve())
+    assert abs(fit.residual_var - 1) < 0.25
+    assert fit.varcorr().loc["Residual", "share"] == 1.0
+    assert "3 with PIP > 0.5" in str(fit)
+    assert "<table" in fit._repr_html_()
+    assert fit.to_frame().index[0] in {"snp10", "snp60", "snp110"}
+    with pytest.raises(OptionError, match="no random effect"):
+        fit.ranef()
+
+
+def test_prediction(tmp_path):
+    """Without new data the fitted values; with the same data the same; missing genotypes at the fit's means."""
+    frame, markers, _ = data()
+    fit = sg.sparse_lmm("y ~ 1 + sex + age", frame, markers=markers)
+    np.testing.assert_allclose(fit.predict(), fit.fitted())
+    again = fit.predict(frame, markers=markers)
+    np.testing.assert_allclose(again, fit.fitted(), atol=1e-10)
+    by_hand = fit.design.X.to_numpy() @ fit.fixef()["mean"].to_numpy() + markers.to_numpy() @ fit.coef
+    np.testing.assert_allclose(again["y"], by_hand, atol=1e-10)
+    some = frame.iloc[[5, 2]]
+    shuffled = markers.iloc[:, ::-1]
+    np.testing.assert_allclose(fit.predict(some, markers=shuffled), again.iloc[[5, 2]], atol=1e-10)
+    gap = markers.iloc[[0]].copy()
+    gap["snp10"] = np.nan
+    change = fit.predict(frame.iloc[[0]], markers=gap).iloc[0, 0] - again.iloc[0, 0]
+    expected = fit.coef["snp10"] * (markers["snp10"].mean() - markers["snp10"].iloc[0])
+    np.testing.assert_allclose(change, expected, atol=1e-6)
+    with pytest.raises(OptionError, match="new rows need their markers"):
+        fit.predict(frame)
+    with pytest.raises(DataError, match=r"markers lack 1 of the 150 of the fit: 'snp3'"):
+        fit.predict(frame, markers=markers.drop(columns="snp3"))
+    with pytest.raises(DataError, match="rows of newdata are not among the rows of markers: 'id000'"):
+        fit.predict(frame, markers=markers.iloc[1:])
+    with pytest.raises(DataError, match="markers have 3 columns; the fit had 150"):
+        fit.predict(frame, markers=markers.to_numpy()[:, :3])
+
+
+def test_save_and_load(tmp_path):
+    """Everything, the questions that need the markers again included."""
+    frame, markers, _ = data()
+    for source in (markers, bed_columns(markers.to_numpy(), tmp_path)):
+        data_frame = frame if source is markers else frame.set_axis(source.labels)
+        fit = sg.sparse_lmm("y ~ 1 + sex", data_frame, markers=source)
+        fit.save(tmp_path / "fit")
+        again = sg.load(tmp_path / "fit")
+        np.testing.assert_array_equal(again.pip, fit.pip)
+        pd.testing.assert_frame_equal(again.credible_set(), fit.credible_set())
+        np.testing.assert_array_equal(again.pve(seed=3), fit.pve(seed=3))
+        np.testing.assert_array_equal(again.fitted(), fit.fitted())
+
+
+def test_credible_sets():
+    """Two copies of a causal marker share its set evenly; the posterior itself takes one of them."""
+    frame, markers, _ = data()
+    markers["copy"] = markers["snp10"]
+    fit = sg.sparse_lmm("y ~ 1 + sex + age", frame, markers=markers)
+    assert abs(fit.pip["snp10"] + fit.pip["copy"] - 1) < 0.05
+    sets = fit.credible_set(0.95)
+    lead = "snp10" if fit.pip["snp10"] > 0.5 else "copy"
+    one = sets.loc[lead]
+    assert set(one.index) == {"snp10", "copy"}
+    np.testing.assert_allclose(one["prob"], 0.5, atol=0.01)
+    np.testing.assert_allclose(one["correlation"], 1.0)
+    assert (sets["prob"].groupby(level="lead").sum() >= 0.95).all()
+    assert list(fit.credible_set(threshold=1.0).columns) == ["prob", "correlation"]
+
+
+def test_single_effects_are_exact():
+    """The probabilities of a set against marginal likelihoods of dense covariances."""
+    frame, markers, _ = data(n=60, m=12)
+    fit = sg.sparse_lmm("y ~ 1 + age", frame, markers=markers, pi=0.1, prior_var=0.5, residual_var=1.0)
+    lead = int(np.argmax(fit.pip))
+    prob, _ = fit.regression.single_effects(np.array([lead]))
+    Q, _ = np.linalg.qr(fit.design.X.to_numpy())
+    X = markers.to_numpy()
+    rest = frame["y"].to_numpy() - X @ fit.coef + X[:, lead] * fit.coef.iloc[lead]
+    rest, X = rest - Q @ (Q.T @ rest), X - Q @ (Q.T @ X)
+    logs = np.empty(12)
+    for k in range(12):
+        V = np.eye(60) + 0.5 * np.outer(X[:, k], X[:, k])
+        logs[k] = -0.5 * np.linalg.slogdet(V)[1] - 0.5 * rest @ np.linalg.solve(V, rest)
+    expected = np.exp(logs - logs.max())
+    np.testing.assert_allclose(prob[0], expected / expected.sum(), atol=1e-10)
+
+
+def test_grid_averages():
+    """Weights sum to one, and the averages are those of the points."""
+    frame, markers, _ = data()
+    fit = sg.sparse_lmm("y ~ 1 + sex + age", frame, markers=markers, pi="grid")
+    np.testing.assert_allclose(fit.grid["weight"].sum(), 1.0)
+    assert list(fit.grid.columns) == ["log_odds", "pi", "elbo", "weight", "residual_var", "prior_var", "sweeps"]
+    assert (fit.pip[["snp10", "snp60", "snp110"]] > 0.99).all()
+    em = sg.sparse_lmm("y ~ 1 + sex + age", frame, markers=markers)
+    assert np.abs(fit.coef - em.coef).max() < 0.05
+    assert em.grid is None
+
+
+def test_prior_log_odds():
+    """Offsets are relative to pi; with pi = 0.5 they are the log odds; a Series is matched by name."""
+    frame, markers, _ = data()
+    weak = sg.sparse_lmm("y ~ 1", frame, markers=markers, pi=0.02)
+    same = sg.sparse_lmm("y ~ 1", frame, markers=markers, pi=0.5, log_odds=np.full(150, np.log(0.02 / 0.98)))
+    assert np.abs(weak.pip - same.pip).max() < 1e-3
+    favour = pd.Series(0.0, index=markers.columns[::-1])
+    favour["snp20"] = 8.0
+    fit = sg.sparse_lmm("y ~ 1", frame, markers=markers, log_odds=favour)
+    assert fit.pip["snp20"] > 5 * sg.sparse_lmm("y ~ 1", frame, markers=markers).pip["snp20"]
+    with pytest.raises(DataError, match=r"log_odds lacks 1 of 150 markers: 'snp20'"):
+        sg.sparse_lmm("y ~ 1", frame, markers=markers, log_odds=favour.drop("snp20"))
+    with pytest.raises(DataError, match=r"log_odds has shape \(3,\)"):
+        sg.sparse_lmm("y ~ 1", frame, markers=markers, log_odds=[1.0, 2.0, 3.0])
+    with pytest.raises(DataError, match="must be finite"):
+        sg.sparse_lmm("y ~ 1", frame, markers=markers, log_odds=np.full(150, -np.inf))
+
+
+def test_missing_responses_are_dropped():
+    """A row without a response, matched by label, takes no part."""
+    frame, markers, _ = data()
+    gaps = frame.copy()
+    gaps.loc[gaps.index[::10], "y"] = np.nan
+    with pytest.warns(sg.errors.DroppedRowsWarning, match="30 of 300"):
+        one = sg.sparse_lmm("y ~ 1 + sex", gaps, markers=markers)
+    two = sg.sparse_lmm("y ~ 1 + sex", gaps.dropna(), markers=markers)
+    np.testing.assert_allclose(one.pip, two.pip, atol=1e-10)
+
+
+def test_offset():
+    """A known part of the response is taken off, and put back by predict."""
+    frame, markers, _ = data()
+    one = sg.sparse_lmm("y ~ 1 + sex + offset(3 * age)", frame, markers=markers)
+    two = sg.sparse_lmm("y ~ 1 + sex", frame.assign(y=frame["y"] - 3 * frame["age"]), markers=markers)
+    np.testing.assert_allclose(one.pip, two.pip, atol=1e-8)
+    np.testing.assert_allclose(one.fitted()["y"], two.fitted()["y"] + 3 * frame["age"], atol=1e-8)
+    np.testing.assert_allclose(one.predict(frame, markers=markers), one.fitted(), atol=1e-8)
+
+
+# -- binomial --------------------------------------------------------------------------------------------------------
+
+
+def test_binomial():
+    """A logistic regression finds the large effects and gives probabilities."""
+    frame, markers, beta = data(n=600)
+    rng = np.random.default_rng(5)
+    eta = 2.0 * (markers.to_numpy() - 0.6) @ beta
+    frame["case"] = (rng.random(600) < 1 / (1 + np.exp(-eta))).astype(float)
+    fit = sg.sparse_lmm("case ~ 1 + sex", frame, markers=markers, family="binomial")
+    assert (fit.pip[["snp10", "snp60"]] > 0.9).all()
+    probability = fit.predict()["case"]
+    assert probability.between(0, 1).all()
+    assert np.corrcoef(probability, frame["case"])[0, 1] > 0.5
+    link = fit.predict(scale="link")
+    np.testing.assert_allclose(1 / (1 + np.exp(-link["case"])), probability)
+    np.testing.assert_allclose(fit.predict(frame, markers=markers), probability.to_frame(), atol=1e-8)
+    assert 0 < fit.pve(seed=0)["mean"] < 1
+    assert len(fit.credible_set()) >= 2
+    packed = sg.sparse_lmm("case ~ 1 + sex", frame, markers=markers.to_numpy().astype(np.int8), family="binomial")
+    np.testing.assert_allclose(packed.pip.to_numpy(), fit.pip.to_numpy(), atol=1e-8)
+
+
+# -- random effect ---------------------------------------------------------------------------------------------------
+
+
+def with_lines(n=160, m=80, seed=0):
+    rng = np.random.default_rng(seed)
+    G = rng.binomial(2, 0.3, (n // 2, m)).astype(float)
+    background = sg.kinship(pd.DataFrame(rng.binomial(2, 0.3, (n // 2, 400)).astype(float)))
+    lines = [f"L{i}" for i in range(n // 2)]
+    K = pd.DataFrame(background.to_numpy() + 1e-6 * np.eye(n // 2), lines, lines)
+    u = np.linalg.cholesky(K.to_numpy()) @ rng.standard_normal(n // 2)
+    frame = pd.DataFrame({"line": np.repeat(lines, 2), "x": rng.standard_normal(n)})
+    G = np.repeat(G, 2, axis=0)
+    frame["y"] = 1 + 0.5 * frame["x"] + 1.2 * G[:, 3] - 1.5 * G[:, 40] + np.repeat(u, 2) + rng.standard_normal(n)
+    return frame, G, K
+
+
+def test_reml_share_is_the_maximum():
+    """A grid that stops beside the maximum."""
+    frame, _, K = with_lines()
+    Zr = pd.get_dummies(frame["line"])[K.index].to_numpy(dtype=float)
+    values, vectors = np.linalg.eigh(Zr @ K.to_numpy() @ Zr.T)
+    X = np.column_stack((np.ones(len(frame)), frame["x"]))
+    y = frame["y"].to_numpy()
+
+    def criterion(h):
+        V = h * Zr @ K.to_numpy() @ Zr.T + (1 - h) * np.eye(len(y))
+        Vi = np.linalg.inv(V)
+        XVX = X.T @ Vi @ X
+        P = Vi - Vi @ X @ np.linalg.solve(XVX, X.T @ Vi)
+        return np.linalg.slogdet(V)[1] + np.linalg.slogdet(XVX)[1] + (len(y) - 2) * np.log(y @ P @ y)
+
+    best = optimize.minimize_scalar(criterion, bounds=(0, 0.999), method="bounded", options={"xatol": 1e-9})
+    np.testing.assert_allclose(reml_share(np.maximum(values, 0), vectors.T @ y, vectors.T @ X), best.x, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_random_effect_is_a_rotation(weighted):
+    """Against a plain fit of y, X and G multiplied by V^-1/2 by hand, with the bound's log |V|."""
+    frame, G, K = with_lines()
+    n = len(frame)
+    w = np.linspace(0.5, 2, n) if weighted else np.ones(n)
+    weights = w if weighted else None
+    fit = sg.sparse_lmm("y ~ 1 + x + (1 | line)", frame, markers=G, relmat={"line": K}, weights=weights)
+    Zr = pd.get_dummies(frame["line"])[K.index].to_numpy(dtype=float)
+    kernel = Zr @ K.to_numpy() @ Zr.T
+    V = fit.share * kernel + (1 - fit.share) * np.diag(1 / w)
+    values, vectors = np.linalg.eigh(V)
+    half = vectors @ np.diag(values**-0.5) @ vectors.T
+    X = half @ np.column_stack((np.ones(n), frame["x"]))
+    plain = pd.DataFrame({"one": X[:, 0], "x": X[:, 1], "y": half @ frame["y"]})
+    by_hand = sg.sparse_lmm("y ~ 0 + one + x", plain, markers=half @ G)
+    np.testing.assert_allclose(fit.pip.to_numpy(), by_hand.pip.to_numpy(), atol=1e-4)
+    np.testing.assert_allclose(fit.elbo[-1], by_hand.elbo[-1] - 0.5 * np.log(values).sum(), atol=1e-3)
+    np.testing.assert_allclose(fit.fixef()["mean"].to_numpy(), by_hand.fixef()["mean"].to_numpy(), atol=1e-4)
+    # BLUP given the marker effects
+    rest = frame["y"] - fit.design.X.to_numpy() @ fit.fixef()["mean"].to_numpy() - G @ fit.coef
+    u = fit.share * K.to_numpy() @ Zr.T @ np.linalg.solve(V, rest)
+    np.testing.assert_allclose(fit.ranef("line")["y"], u, atol=1e-3)
+    np.testing.assert_allclose(fit.fitted()["y"], frame["y"] - rest + Zr @ u, atol=1e-3)
+
+
+def test_random_effect_results():
+    """Shares, predictions for known and new lines, markers on disk."""
+    frame, G, K = with_lines()
+    fit = sg.sparse_lmm("y ~ 1 + x + (1 | line)", frame.iloc[:150], markers=G[:150], relmat={"line": K})
+    assert set(np.flatnonzero(fit.pip > 0.9)) == {3, 40}
+    assert list(fit.varcorr().index) == ["line", "Residual"]
+    assert 0 < fit.share < 1
+    assert len(fit.ranef()) == len(K)
+    np.testing.assert_allclose(fit.predict(frame.iloc[:150], markers=G[:150]), fit.fitted(), atol=1e-8)
+    with_u = fit.predict(frame.iloc[150:], markers=G[150:])
+    without = fit.predict(frame.iloc[150:], markers=G[150:], random="none")
+    u = fit.ranef()["y"][frame["line"].iloc[150:]].to_numpy()
+    np.testing.assert_allclose(with_u["y"] - without["y"], u, atol=1e-10)
+    np.testing.assert_allclose(
+        fit.predict(random="none")["y"],
+        fit.fitted()["y"] - fit.ranef()["y"][frame["line"].iloc[:150]].to_numpy(),
+        atol=1e-10,
+    )
+    assert "share" in str(fit)
+
+
+def test_random_effect_on_disk(tmp_path, monkeypatch):
+    """Above the limit the size is named and a file asked for; with one the numbers are the same."""
+    frame, G, K = with_lines()
+    arguments = dict(formula="y ~ 1 + x + (1 | line)", data=frame, markers=G, relmat={"line": K})
+    one = sg.sparse_lmm(**arguments)
+    monkeypatch.setattr("slamglmm.fitters.sparse_lmm.data.ROTATED_LIMIT", 1000)
+    with pytest.raises(OptionError, match=r"needs the markers rotated, as float32: .* above the limit"):
+        sg.sparse_lmm(**arguments)
+    two = sg.sparse_lmm(**arguments, out=tmp_path / "rotated.f4")
+    np.testing.assert_array_equal(one.pip, two.pip)
+    assert (tmp_path / "rotated.f4").stat().st_size == 4 * G.size
+
+
+def test_random_effect_absorbs_relatedness():
+    """Markers that only mark families are not found when the families are in the model."""
+    rng = np.random.default_rng(1)
+    families, n = 30, 300
+    family = np.repeat(np.arange(families), n // families)
+    allele = rng.random((families, 200))
+    G = rng.binomial(2, allele[family]).astype(float)
+    y = 2 * rng.standard_normal(families)[family] + rng.standard_normal(n)
+    frame = pd.DataFrame({"y": y, "family": family.astype(str)})
+    plain = sg.sparse_lmm("y ~ 1", frame, markers=G)
+    mixed = sg.sparse_lmm("y ~ 1 + (1 | family)", frame, markers=G)
+    assert (mixed.pip > 0.5).sum() == 0
+    assert plain.pip.sum() > mixed.pip.sum() + 3
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (dict(family="poisson"), OptionError, "family must be 'gaussian' or 'binomial', got 'poisson'"),
+        (dict(dof="n"), OptionError, "dof must be 'ml' or 'reml', got 'n'"),
+        (dict(pi=1.5), OptionError, "pi must be 'em', 'grid' or a number, got 1.5"),
+        (dict(prior_var=-1), OptionError, "prior_var must be 'em' or a number, got -1"),
+        (dict(residual_var="reml"), OptionError, "residual_var must be 'em' or a number, got 'reml'"),
+        (dict(tol=0), OptionError, "tol and max_iter must be positive, got 0 and 1000"),
+        (dict(family="binomial"), DataError, "takes a response of 0 and 1; 'y' has"),
+        (dict(family="binomial", standardize=True), OptionError, "standardize=True is not available"),
+        (dict(formula="~ sex"), OptionError, "one response on the left of '~'; found none"),
+        (dict(formula="y + age ~ sex"), OptionError, "one response on the left of '~'; found 2"),
+        (dict(formula="y ~ 1 + (1 + age | sex)"), OptionError, "one random effect with one column"),
+        (dict(formula="y ~ 1 + (1 | nobody)"), sg.errors.FormulaError, "nobody"),
+        (dict(relmat={"line": np.eye(2)}), OptionError, "relmat has 'line', but the random terms group by none"),
+    ],
+)
+def test_refused_options(change, error, message):
+    """Each names the value that came."""
+    frame, markers, _ = data(n=50, m=10)
+    arguments = {"formula": "y ~ 1 + sex", "data": frame, "markers": markers, **change}
+    with pytest.raises(error, match=message):
+        sg.sparse_lmm(**arguments)
+
+
+def test_refused_data(tmp_path):
+    """No markers, too few rows, constant things, NaN and labels that do not match."""
+    frame, markers, _ = data(n=50, m=10)
+
+    def refuse(message, frame=frame, markers=markers, formula="y ~ 1 + age"):
+        with pytest.raises(DataError, match=message):
+            sg.sparse_lmm(formula, frame, markers=markers)
+
+    refuse(r"markers are empty \(50 rows x 0 markers\)", markers=markers.iloc[:, :0])
+    refuse(r"1 row\(s\) are too few", frame=frame.iloc[:1])
+    refuse("none of the 10 markers varies", markers=markers * 0 + 1)
+    refuse("response 'y' is 3 in all 50 rows", frame=frame.assign(y=3.0))
+    refuse("the covariates explain the response exactly", frame=frame.assign(y=2 * frame["age"]))
+    refuse("50 of 50 rows of data are not among the 50 rows of markers: 'id000'", markers=markers.set_axis(
+        [f"x{i}" for i in range(50)]))  # fmt: skip
+    refuse("markers have 49 rows and data has 50", markers=markers.to_numpy()[1:])
+    refuse("same name twice: 'snp0'", markers=markers.set_axis(["snp0"] * 2 + list(markers.columns[2:]), axis=1))
+    packed = bed_columns(markers.to_numpy(), tmp_path)
+    repeated = pd.concat([frame, frame]).set_axis(list(packed.labels) * 2)
+    refuse("several rows for the individuals 'i0'", frame=repeated, markers=packed)
+    with pytest.warns(sg.errors.DroppedRowsWarning, match="missing values in 'age'"):
+        sg.sparse_lmm("y ~ 1 + age", frame.assign(age=frame["age"].mask(frame["age"] > 50)), markers=markers)
+
+
+def test_records_of_a_bed_can_be_repeated_when_unpacked(tmp_path):
+    """Several records of one individual."""
+    frame, markers, _ = data(n=50, m=10)
+    packed = bed_columns(markers.to_numpy(), tmp_path)
+    repeated = pd.concat([frame, frame]).set_axis(list(packed.labels) * 2)
+    fit = sg.sparse_lmm("y ~ 1 + age", repeated, markers=packed.unpacked())
+    assert fit.nobs == 100
+
+
+def test_duplicated_markers_are_finite():
+    """Identical columns are not an error: one of them, or both together, carry the effect."""
+    frame, markers, _ = data()
+    markers = pd.concat([markers, markers.add_suffix("_again")], axis=1)
+    fit = sg.sparse_lmm("y ~ 1 + sex + age", frame, markers=markers)
+    assert np.isfinite(fit.coef).all()
+    assert abs(fit.pip["snp10"] + fit.pip["snp10_again"] - 1) < 0.1
+
+
+def test_warns_when_not_converged():
+    """With the number of sweeps that were allowed."""
+    frame, markers, _ = data()
+    with pytest.warns(ConvergenceWarning, match="has not converged in 2 sweeps"):
+        sg.sparse_lmm("y ~ 1", frame, markers=markers, max_iter=2)
+
+
+def test_glucosinolates_known_loci():
+    """MAM (chromosome 5, about 35 cM), AOP (chromosome 4, 7 to 9 cM), and chromosome 1, about 89 cM, for flavonols."""
+    data = sg.datasets.load("glucosinolates")
+    place = data.map.set_index("marker")
+    found = {"MAM": 0, "AOP": 0, "flavonol": 0}
+    for trait in data.Y:
+        y = data.Y[trait]
+        logged = np.log(y + 0.5 * y[y > 0].min())
+        with pytest.warns(sg.errors.DroppedRowsWarning):
+            fit = sg.sparse_lmm("y ~ 1", data.frame.assign(y=logged), markers=data.markers)
+        hits = place.loc[fit.pip.index[fit.pip > 0.9]]
+
+        def near(chromosome, low, high, hits=hits):
+            return ((hits["chromosome"] == chromosome) & hits["position_cM"].between(low, high)).any()
+
+        if "hexos" in trait:
+            found["flavonol"] += near("1", 84, 94)
+        else:
+            found["MAM"] += near("5", 30, 40)
+            found["AOP"] += near("4", 2, 14)
+    assert found["MAM"] >= 17
+    assert found["AOP"] >= 11
+    assert found["flavonol"] == 6

@@ -1,0 +1,151 @@
+"""Markers in their own packing: what is read, what is refused, and how rows are matched."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from slamglmm.errors import DataError
+from slamglmm.genotypes import PlinkWriter, match_rows, open_plink, read_markers
+from tests.reference.markers import bed_columns, dense
+
+GENOTYPES = np.array([[0, 1, 2, 2], [1, np.nan, 0, 2], [2, 1, 1, 2], [0, 0, np.nan, 2], [1, 2, 0, 2]])
+FILLED = np.array([[0, 1, 2, 2], [1, 1, 0, 2], [2, 1, 1, 2], [0, 0, 0.75, 2], [1, 2, 0, 2]])
+
+
+def test_whole_numbers_become_int8():
+    """Dosages in a float table take eight times the memory they need."""
+    for table in (GENOTYPES, pd.DataFrame(GENOTYPES), np.float32(GENOTYPES)):
+        markers = read_markers(table)
+        assert (markers.kind, markers.n, markers.m) == ("int8", 5, 4)
+        np.testing.assert_allclose(dense(markers.columns()), FILLED, atol=1e-7)
+    assert read_markers(np.array([[0, 300], [1, 2]])).kind == "float64"
+    assert read_markers(np.array([[True, False], [False, True]])).kind == "int8"
+    assert read_markers(pd.DataFrame(GENOTYPES).astype("Int64")).kind == "int8"
+
+
+def test_fractions_stay_as_they_are():
+    """Imputed dosages; a missing one is the mean of its marker."""
+    for dtype in ("float32", "float64"):
+        markers = read_markers((GENOTYPES + 0.25).astype(dtype))
+        assert markers.kind == dtype
+        np.testing.assert_allclose(dense(markers.columns()), FILLED + 0.25, rtol=1e-6)
+
+
+def test_column_major_arrays_are_not_copied(tmp_path):
+    """A memory map must not be read into memory, nor written to."""
+    file = np.memmap(tmp_path / "g.bin", dtype=np.int8, mode="w+", shape=(4, 5))
+    file[:] = np.nan_to_num(GENOTYPES, nan=-128).T
+    markers = read_markers(file.T)
+    assert np.shares_memory(markers.values, file)
+    np.testing.assert_allclose(dense(markers.columns()), FILLED, atol=1e-7)
+    floats = np.asfortranarray(np.where(np.isnan(GENOTYPES), 0.5, GENOTYPES))
+    assert np.shares_memory(read_markers(floats).values, floats)
+    gaps = np.asfortranarray(GENOTYPES + 0.5)
+    read_markers(gaps)
+    assert np.isnan(gaps).sum() == 2
+
+
+@pytest.mark.parametrize("code", [-128, -127])
+def test_missing_int8(code):
+    """Our code, and the one of bed-reader."""
+    table = np.where(np.isnan(GENOTYPES), code, GENOTYPES).astype(np.int8)
+    np.testing.assert_allclose(dense(read_markers(table).columns()), FILLED, atol=1e-7)
+
+
+def test_bed_round_trip(tmp_path):
+    """Any number of individuals modulo four, missing genotypes, and the file's own labels."""
+    for n in (1, 2, 3, 4, 5):
+        markers = bed_columns(GENOTYPES[:n], tmp_path)
+        assert markers.kind == "bed"
+        assert list(markers.labels) == [f"i{i}" for i in range(n)]
+        assert list(markers.names) == ["m0", "m1", "m2", "m3"]
+        expected = dense(read_markers(GENOTYPES[:n]).columns())
+        np.testing.assert_allclose(dense(markers.columns()), expected, atol=1e-6)
+        np.testing.assert_allclose(dense(markers.unpacked().columns()), expected, atol=1e-6)
+        np.testing.assert_allclose(markers.dosages(slice(0, 4)), expected, atol=1e-6)
+
+
+def test_mean_over_the_rows_in_use(tmp_path):
+    """Held-out individuals must not move the mean that stands for missing genotypes."""
+    markers = bed_columns(GENOTYPES, tmp_path)
+    used = np.array([True, True, True, True, False])
+    np.testing.assert_allclose(dense(markers.columns(used))[1, 1], 2 / 3, atol=1e-6)
+    np.testing.assert_allclose(markers.means(used)[1], 2 / 3, atol=1e-6)
+    np.testing.assert_allclose(dense(markers.columns(fill=np.full(4, 0.25)))[1, 1], 0.25)
+
+
+def test_markers_can_be_pickled(tmp_path):
+    """A mapped file is found again by its path."""
+    for markers in (bed_columns(GENOTYPES, tmp_path), read_markers(GENOTYPES), read_markers(GENOTYPES + 0.5)):
+        again = pickle.loads(pickle.dumps(markers))
+        np.testing.assert_array_equal(dense(again.columns()), dense(markers.columns()))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (np.zeros((0, 3)), r"markers are empty \(0 rows x 3 markers\)"),
+        (np.zeros((3, 0)), r"markers are empty \(3 rows x 0 markers\)"),
+        (np.zeros(3), r"must be a matrix, individuals in rows; got 1 dimension"),
+        (np.array([["a"]]), r"must be numeric dosages; got an array of"),
+        (pd.DataFrame({"m1": [0, 1], "m2": ["A", "B"]}), r"column 'm2' is"),
+        (pd.DataFrame([[0, 1]], columns=["m", "m"]), r"same name twice: 'm'"),
+        (np.array([[0.5, np.inf], [1.0, 1.0]]), r"marker '1' is infinite in row 0"),
+        (sparse.csr_array([[np.nan, 1.0]]), r"sparse markers must be finite"),
+        (np.array([[0, -9]], dtype=np.int8), r"hold -9, which PLINK writes for missing"),
+    ],
+)
+def test_refused_tables(table, message):
+    """Each with what came and what to do."""
+    with pytest.raises(DataError, match=message):
+        read_markers(table)
+
+
+def test_refused_files(tmp_path):
+    """Wrong magic bytes, another order, a truncated file, absent or duplicate labels."""
+    bed_columns(GENOTYPES, tmp_path)
+    bed = tmp_path / "twin.bed"
+    whole = bed.read_bytes()
+    bed.write_bytes(b"PK\x03" + whole[3:])
+    with pytest.raises(DataError, match=r"is not a PLINK 1 .bed file: it starts with 50 4b 03, not 6c 1b 01"):
+        open_plink(bed)
+    bed.write_bytes(whole[:2] + b"\x00" + whole[3:])
+    with pytest.raises(DataError, match="individual-major order; rewrite it with 'plink --make-bed'"):
+        open_plink(bed)
+    bed.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=r"has 10 bytes, but 4 markers of 5 individuals take 11: it is truncated"):
+        open_plink(bed)
+    bed.write_bytes(whole)
+    assert open_plink(tmp_path / "twin").m == 4
+    bim = bed.with_suffix(".bim")
+    bim.write_text(bim.read_text().replace("m1", "m0"))
+    assert list(open_plink(bed).names)[:2] == ["1:1:A:B", "1:2:A:B"]
+    bed.with_suffix(".fam").unlink()
+    with pytest.raises(DataError, match=r"twin.fam' does not exist"):
+        read_markers(str(bed))
+    with pytest.raises(DataError, match="must be 0, 1, 2 or missing"), PlinkWriter(tmp_path / "x.bed", ["a"]) as plink:
+        plink.add(np.array([[3]]), ["m"])
+    with pytest.raises(DataError, match="different ids"):
+        PlinkWriter(tmp_path / "x.bed", ["a", "a"])
+
+
+def test_rows_are_matched_by_label_or_position():
+    """By label when both have one; else the same rows in the same order."""
+    labelled = read_markers(pd.DataFrame(GENOTYPES, index=list("abcde")))
+    plain = read_markers(GENOTYPES)
+    rows = np.array([0, 2, 3])
+    np.testing.assert_array_equal(match_rows(labelled, pd.Index(list("eca")), np.arange(3), 3), [4, 2, 0])
+    np.testing.assert_array_equal(match_rows(plain, pd.Index(list("abc")), rows, 5), rows)
+    np.testing.assert_array_equal(match_rows(labelled, pd.Index(rows), rows, 5), rows)
+    with pytest.raises(DataError, match=r"1 of 2 rows of data are not among the 5 rows of markers: 'z'"):
+        match_rows(labelled, pd.Index(["a", "z"]), np.arange(2), 2)
+    with pytest.raises(DataError, match="markers have 5 rows and data has 6"):
+        match_rows(plain, pd.Index(list("abcdef")), np.arange(6), 6)
+    twice = read_markers(pd.DataFrame(GENOTYPES, index=list("aacde")))
+    with pytest.raises(DataError, match="rows more than once: 'a'"):
+        match_rows(twice, pd.Index(list("acd")), np.arange(3), 3)
+    numbered = read_markers(pd.DataFrame(GENOTYPES, index=[10, 20, 30, 40, 50]))
+    np.testing.assert_array_equal(match_rows(numbered, pd.Index(["30", "10"]), np.arange(2), 2), [2, 0])
