@@ -375,12 +375,12 @@ class HeResult(Result):
     @property
     def aic(self) -> float:
         """Akaike's criterion of a REML or ML fit of one trait."""
-        return 2 * self._n_parameters - 2 * self._one_loglik
+        return -2 * self._one_loglik + 2 * self._n_parameters
 
     @property
     def bic(self) -> float:
         """Bayesian information criterion of a REML or ML fit of one trait."""
-        return float(np.log(self.nobs)) * self._n_parameters - 2 * self._one_loglik
+        return -2 * self._one_loglik + float(np.log(self.nobs)) * self._n_parameters
 
     def summary(self) -> Summary:
         """Printable summary; ``to_frame()`` gives `varcorr`."""

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from .ace import ace
+from .microbiome import SimulatedCommunities, microbiome
+from .netgsa import SimulatedExpression, netgsa
 from .simulated import Simulated
 from .slam import slam
+from .trio import trio
 
-__all__ = ["Simulated", "slam"]
+__all__ = [
+    "Simulated",
+    "SimulatedCommunities",
+    "SimulatedExpression",
+    "ace",
+    "microbiome",
+    "netgsa",
+    "slam",
+    "trio",
+]

@@ -18,7 +18,7 @@ class Simulated:
         Covariates and grouping factors.
     Y : pandas.DataFrame, n x p
         Responses, NaN where missing; the index is that of `frame`.
-    relmat : dict of str to pandas.DataFrame
+    relmat : dict of str to pandas.DataFrame or Relmat
         Grouping factor to its labelled relationship matrix.
     formula : str
         One-sided, in terms of `frame`.
@@ -28,7 +28,7 @@ class Simulated:
 
     frame: pd.DataFrame
     Y: pd.DataFrame
-    relmat: dict[str, pd.DataFrame]
+    relmat: dict[str, Any]
     formula: str
     truth: dict[str, Any]
 

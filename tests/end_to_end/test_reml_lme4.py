@@ -35,7 +35,7 @@ def frame_of(name):
 
 
 def fit_as(case, frame, method):
-    formula, options = case["f"], {"method": method}
+    formula, options = case["f"], {"method": method, "se": None}
     if "offset" in case:
         formula += f" + offset({case['offset']})"
     if "weights" in case:

@@ -327,7 +327,8 @@ def _distance_notes(distance: DistanceResponse) -> list[str]:
 def _check_gram(problem: Problem, moments: Moments, equations: NormalEquations, notes: list[str]) -> None:
     gram = moments.equations("full", True).S
     for i, name in enumerate(problem.names[1:], start=1):
-        if gram[i, i] <= 0:
+        unprojected = moments.cross[i - 1, i - 1]
+        if gram[i, i] <= 1e-12 * np.nan_to_num(unprojected):
             raise DataError(f"component '{name}' is zero once the fixed effects are taken off. Leave it out.")
         if 1 - gram[0, i] ** 2 / (gram[0, 0] * gram[i, i]) < 1e-10:
             raise DataError(

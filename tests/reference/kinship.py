@@ -1,0 +1,66 @@
+"""Plain twins of slamglmm._kernels.kinship, and moments by n x n matrices."""
+
+import numpy as np
+
+
+def multiply_tile_single(tile, columns, z, out, squares, back):
+    _multiply(tile, columns, z, out, squares, back)
+
+
+def multiply_tile_double(tile, columns, z, out, squares, back):
+    _multiply(tile, columns, z, out, squares, back)
+
+
+def _multiply(tile, columns, z, out, squares, back):
+    exact = np.asarray(tile, dtype=float)
+    out += exact @ np.asarray(columns, dtype=float).T
+    squares += (exact**2).sum(axis=1)
+    back += exact.T @ np.asarray(z, dtype=float)
+
+
+def inner_product_single(first, second):
+    return float(np.sum(np.asarray(first, dtype=float) * second))
+
+
+def inner_product_double(first, second):
+    return float(np.sum(first * second))
+
+
+def dense_components(problem):
+    """Every K_i as an n x n array, residual not counted."""
+    out = []
+    for component in problem.components:
+        term = problem.terms[component.term]
+        kernel = term.kernel
+        if kernel is None:
+            G = np.eye(term.r)
+        else:
+            G = kernel.toarray()
+        J = np.eye(term.r)[term.codes]
+        total = 0
+        for a, b in component.sides:
+            total = total + (term.M[:, a, None] * J) @ G @ (term.M[:, b, None] * J).T
+        out.append(total)
+    return out
+
+
+def equations(K, X, Y, inner, project):
+    """Normal equations from the definition: <K_i, K_j> over the chosen pairs, after projection if wanted."""
+    n = len(X)
+    P = np.eye(n) - X @ np.linalg.pinv(X) if X.shape[1] else np.eye(n)
+    R = P @ Y
+    matrices = [np.eye(n), *K]
+    if project:
+        matrices = [P @ A @ P for A in matrices]
+    weight = {
+        "full": np.ones((n, n)),
+        "triangle": np.triu(np.ones((n, n))),
+        "offdiag": np.triu(np.ones((n, n)), 1),
+    }[inner]
+    S = np.array([[np.sum(weight * A * B) for B in matrices] for A in matrices])
+    outer = np.einsum("at,bu->abtu", R, R)
+    outer = (outer + outer.transpose(0, 1, 3, 2)) / 2
+    c = np.array([np.einsum("ab,abtu->tu", weight * A, outer) for A in matrices])
+    if inner == "offdiag":
+        return S[1:, 1:], c[1:]
+    return S, c

@@ -1,0 +1,59 @@
+"""Coverage of the intervals, accuracy beside REML, and the bias of subsampling; minutes, so marked slow."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import slamglmm as sg
+from tests.statistical import he_designs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", he_designs.DESIGNS)
+def test_sandwich_intervals_cover(name):
+    _, covered, _ = he_designs.run(name, methods=("rehe",))
+    assert ((covered.mean() >= 0.92) & (covered.mean() <= 0.98)).all(), covered.mean()
+
+
+def test_accuracy_beside_reml():
+    """Mean squared errors of the published table: REHE .069 / .037, REML .043 / .028 for A and C."""
+    found = he_designs.table("ace")
+    for method, (a, c) in {"rehe": (0.069, 0.037), "reml": (0.043, 0.028)}.items():
+        assert found[method]["mse"]["id"] == pytest.approx(a, rel=0.2)
+        assert found[method]["mse"]["household"] == pytest.approx(c, rel=0.2)
+    assert abs(found["he"]["bias"]["id"]) < 0.06
+
+
+def small_component(rule, unit, replace, draws=200):
+    """Bias of the kinship variance at truth 0.01: families of three, n = 900, 50 subsamples of a tenth."""
+    # one kinship for all draws: only the trait is new
+    data = sg.simulate.trio(families=300, condition=3, kinship_var=0.01, seed=1, n_traits=draws)
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for j in range(draws):
+            fit = sg.he(
+                data.formula,
+                data.frame,
+                Y=data.Y.iloc[:, [j]],
+                relmat=data.relmat,
+                method="rerehe",
+                subsample={"ratio": 0.1, "times": 50, "rule": rule, "unit": unit, "replace": replace},
+                se=None,
+                seed=j,
+            )
+            found.append(fit.theta[1, 0, 0])
+    return np.mean(found) - 0.01, np.std(found) / np.sqrt(draws)
+
+
+def test_bias_of_the_default_subsampling():
+    bias, error = small_component("pooled", "auto", False)
+    assert abs(bias) <= 0.005, (bias, error)
+
+
+def test_bias_of_the_papers_rule():
+    """Mean of non-negative estimates, people drawn with replacement: biased by three times the truth."""
+    bias, _ = small_component("mean", "individual", True)
+    assert bias == pytest.approx(0.034, abs=0.004)
