@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,10 +14,15 @@ from .rotation import Rotation, joint_eigenbasis, range_basis, symmetric_eigen
 class Covariances:
     """``V_g = sum_m h_gm Z_m K_m Z_m' + (1 - s_g) I = Q_a diag(v_g) Q_a'``, ``a`` the ray of ``g``; eq. SLAM-3.
 
+    All bases begin with the same rotation, `outer`: rows that it has turned are in *common* coordinates, and every
+    method but `enter` and `leave` works there. With one basis these are its own coordinates. With several, each
+    basis turns the first `rank` of them further; outside, every V_g is the residual share times the identity.
+
     Attributes
     ----------
-    rotations : tuple of Rotation
-        One for each basis.
+    outer : Rotation
+    inner : tuple of ndarray, each (rank, rank)
+        What each basis does after `outer`; empty when there is one basis.
     basis : ndarray of int, shape (n_points,)
         Basis in which a grid point is diagonal.
     weights : ndarray, shape (n_points, n)
@@ -31,7 +36,8 @@ class Covariances:
         Dimension of the joint column space of the random effects in these rows.
     """
 
-    rotations: tuple[Rotation, ...]
+    outer: Rotation
+    inner: tuple[np.ndarray, ...]
     basis: np.ndarray
     weights: np.ndarray
     logdet: np.ndarray
@@ -44,55 +50,68 @@ class Covariances:
         """Number of rows."""
         return self.weights.shape[1]
 
-    def rotated(self) -> Covariances:
-        """The same covariances for data already rotated into their single basis."""
-        assert len(self.rotations) == 1
-        return Covariances(
-            (Rotation(),), self.basis, self.weights, self.logdet, self.residual_share, self.kind, self.rank
-        )
-
-    def coordinates(self, data: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Each row of ``data`` (c, n) in the basis of its grid point."""
-        if len(self.rotations) == 1:
-            return self.rotations[0].forward(data)
-        out = np.empty_like(data)
-        for a, members in self._by_basis(points):
-            out[members] = self.rotations[a].forward(data[members])
-        return out
-
-    def from_coordinates(self, coordinates: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Inverse of `coordinates`."""
-        if len(self.rotations) == 1:
-            return self.rotations[0].back(coordinates)
-        out = np.empty_like(coordinates)
-        for a, members in self._by_basis(points):
-            out[members] = self.rotations[a].back(coordinates[members])
-        return out
-
-    def quadratic_forms(self, coordinates: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """``e' V_g^-1 e`` of each row at every grid point, shape (c, n_points); one matrix product per basis."""
-        if len(self.rotations) == 1:
-            return (coordinates * coordinates) @ self.weights.T
-        data = self.from_coordinates(coordinates, points)
-        out = np.empty((len(data), len(self.basis)))
-        for a, rotation in enumerate(self.rotations):
-            on_basis = np.flatnonzero(self.basis == a)
-            out[:, on_basis] = rotation.forward(data) ** 2 @ self.weights[on_basis].T
-        return out
-
-    def solve(self, data: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """``V_g^-1 e`` of each row at its own grid point, shape (c, n)."""
-        return self.from_coordinates(self.coordinates(data, points) * self.weights[points], points)
-
-    def _by_basis(self, points: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        bases = self.basis[points]
-        return [(int(a), np.flatnonzero(bases == a)) for a in np.unique(bases)]
-
     @property
     def nbytes(self) -> int:
         """Memory of the bases and weights."""
-        arrays = [part for r in self.rotations for part in (r.matrix, r.inner) if part is not None]
-        return self.weights.nbytes + sum({id(part): part.nbytes for part in arrays}.values())
+        outer = 0 if self.outer.matrix is None else self.outer.matrix.nbytes
+        return self.weights.nbytes + outer + sum(matrix.nbytes for matrix in self.inner)
+
+    def without_outer(self) -> Covariances:
+        """The same covariances for data that are in common coordinates from the start."""
+        return replace(self, outer=Rotation())
+
+    def enter(self, data: np.ndarray) -> np.ndarray:
+        """Rows of ``data`` (c, n) in common coordinates."""
+        return self.outer.forward(data)
+
+    def leave(self, common: np.ndarray) -> np.ndarray:
+        """Inverse of `enter`."""
+        return self.outer.back(common)
+
+    def in_basis(self, common: np.ndarray, basis: int) -> np.ndarray:
+        """All rows in one basis."""
+        if not self.inner:
+            return common
+        turned = common.copy()
+        np.matmul(common[:, : self.rank], self.inner[basis], out=turned[:, : self.rank])
+        return turned
+
+    def coordinates(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Each row in the basis of its grid point."""
+        return self._turn_inside(common, points, inverse=False)
+
+    def from_coordinates(self, coordinates: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Inverse of `coordinates`."""
+        return self._turn_inside(coordinates, points, inverse=True)
+
+    def quadratic_forms(self, common: np.ndarray) -> np.ndarray:
+        """``e' V_g^-1 e`` of each row at every grid point, shape (c, n_points); one matrix product per basis."""
+        if not self.inner:
+            return (common * common) @ self.weights.T
+        inside, outside = np.ascontiguousarray(common[:, : self.rank]), common[:, self.rank :]
+        out = np.empty((len(common), len(self.basis)))
+        for a, turn in enumerate(self.inner):
+            on_basis = np.flatnonzero(self.basis == a)
+            squares = inside @ turn
+            squares *= squares
+            out[:, on_basis] = squares @ self.weights[on_basis, : self.rank].T
+        out += np.einsum("ij,ij->i", outside, outside)[:, None] / self.residual_share
+        return out
+
+    def solve(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """``V_g^-1 e`` of each row at its own grid point, shape (c, n)."""
+        return self.from_coordinates(self.coordinates(common, points) * self.weights[points], points)
+
+    def _turn_inside(self, rows: np.ndarray, points: np.ndarray, inverse: bool) -> np.ndarray:
+        if not self.inner:
+            return rows
+        out = rows.copy()
+        bases = self.basis[points]
+        for a in np.unique(bases):
+            members = np.flatnonzero(bases == a)
+            turn = self.inner[a].T if inverse else self.inner[a]
+            out[members, : self.rank] = rows[members, : self.rank] @ turn
+        return out
 
 
 def build_covariances(
@@ -123,32 +142,25 @@ def build_covariances(
     a multiple of the identity), and inside it each ray of the grid has one basis.
     """
     residual_share = 1.0 - shares.sum(axis=1)
-    if not kernels or n == 0:
-        return _assemble((Rotation(),), np.zeros_like(ray), np.ones((len(shares), n)), residual_share, "independent", 0)
-    joint = joint or joint_eigenbasis(kernels)
-    if joint is not None:
-        values, vectors = joint
-        v = shares @ values + residual_share[:, None]
-        rank = int(np.sum(values.sum(axis=0) > 1e-10 * values.sum(axis=0).max(initial=0.0)))
-        return _assemble((Rotation(vectors),), np.zeros_like(ray), v, residual_share, "diagonal", rank)
-    outer, rank = range_basis(np.sum(kernels, axis=0))
-    inside = [outer[:, :rank].T @ kernel @ outer[:, :rank] for kernel in kernels]
     v = np.repeat(residual_share[:, None], n, axis=1)
-    rotations = []
-    for a, direction in enumerate(directions):
-        values, vectors = symmetric_eigen(np.tensordot(direction, inside, axes=1))
-        rotations.append(Rotation(outer, vectors))
-        on_ray = ray == a
-        v[np.ix_(on_ray, np.arange(rank))] += np.outer(shares[on_ray].sum(axis=1), values)
-    return _assemble(tuple(rotations), ray, v, residual_share, "rays", rank)
-
-
-def _assemble(
-    rotations: tuple[Rotation, ...],
-    basis: np.ndarray,
-    v: np.ndarray,
-    residual_share: np.ndarray,
-    kind: str,
-    rank: int,
-) -> Covariances:
-    return Covariances(rotations, basis.astype(np.intp), 1.0 / v, np.log(v).sum(axis=1), residual_share, kind, rank)
+    outer, basis, kind, rank = Rotation(), np.zeros_like(ray), "independent", 0
+    turns: list[np.ndarray] = []
+    if kernels and n:
+        joint = joint or joint_eigenbasis(kernels)
+        if joint is not None:
+            values, vectors = joint
+            v += shares @ values
+            total = values.sum(axis=0)
+            outer, kind, rank = Rotation(vectors), "diagonal", int(np.sum(total > 1e-10 * total.max()))
+        else:
+            vectors, rank = range_basis(np.sum(kernels, axis=0))
+            inside = [vectors[:, :rank].T @ kernel @ vectors[:, :rank] for kernel in kernels]
+            for a, direction in enumerate(directions):
+                values, turn = symmetric_eigen(np.tensordot(direction, inside, axes=1))
+                turns.append(turn)
+                on_ray = ray == a
+                v[np.ix_(on_ray, np.arange(rank))] += np.outer(shares[on_ray].sum(axis=1), values)
+            outer, basis, kind = Rotation(vectors), ray, "rays"
+    return Covariances(
+        outer, tuple(turns), basis.astype(np.intp), 1.0 / v, np.log(v).sum(axis=1), residual_share, kind, rank
+    )

@@ -21,30 +21,17 @@ class Rotation:
     ----------
     matrix : ndarray, shape (n, n), or None
         Orthogonal; None is the identity.
-    inner : ndarray, shape (q, q), or None
-        A second rotation of the first q coordinates, after `matrix`.
     """
 
     matrix: np.ndarray | None = None
-    inner: np.ndarray | None = None
 
     def forward(self, rows: np.ndarray) -> np.ndarray:
         """Coordinates of each row of a (c, n) array in the new basis."""
-        if self.matrix is not None:
-            rows = rows @ self.matrix
-        if self.inner is not None:
-            q = len(self.inner)
-            rows = np.concatenate((rows[:, :q] @ self.inner, rows[:, q:]), axis=1)
-        return np.ascontiguousarray(rows)
+        return np.ascontiguousarray(rows) if self.matrix is None else rows @ self.matrix
 
     def back(self, rows: np.ndarray) -> np.ndarray:
         """Inverse of `forward`."""
-        if self.inner is not None:
-            q = len(self.inner)
-            rows = np.concatenate((rows[:, :q] @ self.inner.T, rows[:, q:]), axis=1)
-        if self.matrix is not None:
-            rows = rows @ self.matrix.T
-        return np.ascontiguousarray(rows)
+        return np.ascontiguousarray(rows) if self.matrix is None else rows @ self.matrix.T
 
 
 def symmetric_eigen(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

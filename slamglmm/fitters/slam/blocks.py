@@ -26,8 +26,10 @@ class Regressors:
 
     Attributes
     ----------
+    common : ndarray, shape (b + k, n_s)
+        Fixed-effect columns and factors in the common coordinates of the group's covariances.
     by_basis : dict of int to ndarray, shape (b + k, n_s)
-        Fixed-effect columns and factors in each basis in use.
+        The same in each basis in use.
     grams : ndarray, shape (n_used, b + k, b + k)
         ``D diag(w_g) D'`` for each grid point in use.
     position : ndarray of int, shape (n_points,)
@@ -36,6 +38,7 @@ class Regressors:
         Zero for a flat coefficient, one for a column these rows cannot estimate (its column is zeroed).
     """
 
+    common: np.ndarray
     by_basis: dict[int, np.ndarray]
     grams: np.ndarray
     position: np.ndarray
@@ -51,7 +54,8 @@ def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: 
     b = problem.b
     design[:b][~group.estimable] = 0.0
     used = np.unique(state.g[group.traits])
-    by_basis = {int(a): cov.rotations[a].forward(design) for a in np.unique(cov.basis[used])}
+    common = cov.enter(design)
+    by_basis = {int(a): cov.in_basis(common, a) for a in np.unique(cov.basis[used])}
     position = np.zeros(len(cov.basis), dtype=np.intp)
     position[used] = np.arange(len(used))
     grams = np.empty((len(used), len(design), len(design)))
@@ -61,7 +65,7 @@ def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: 
         np.matmul(scaled, scaled.T, out=grams[i])
 
     pool.run(form, range(len(used)))
-    return Regressors(by_basis, grams, position, np.where(group.estimable, 0.0, 1.0))
+    return Regressors(common, by_basis, grams, position, np.where(group.estimable, 0.0, 1.0))
 
 
 def draw_loadings(
@@ -76,18 +80,17 @@ def draw_loadings(
 
     Returns
     -------
-    residual : ndarray, shape (block, n_s)
-        ``y - XB - F Lambda`` in the basis of each trait's grid point.
-    fixed_residual : ndarray, shape (block, n_s)
-        ``y - XB``, in the same basis.
+    residual, fixed_residual : ndarray, shape (block, n_s)
+        ``y - XB - F Lambda`` and ``y - XB``, in common coordinates.
     """
     cov, prior, b = group.cov, problem.priors.residual, problem.b
     g = state.g[block]
     y = state.y[block] if len(group.rows) == problem.n else state.y[block][:, group.rows]
-    y = cov.coordinates(y, g)
+    y = cov.enter(y)
+    in_basis = cov.coordinates(y, g)
     weighted = cov.weights[g]
-    weighted *= y
-    yy = np.einsum("ij,ij->i", weighted, y)
+    weighted *= in_basis
+    yy = np.einsum("ij,ij->i", weighted, in_basis)
     members = _members(cov, shared, g)
     m = b + problem.n_factors
     rhs = np.empty((len(g), m))
@@ -117,11 +120,9 @@ def draw_loadings(
             "definite. Report this with the data; rescaling extreme covariates may help."
         )
     state.coef[block, :b][:, ~group.estimable] = 0.0
-    fixed_residual, residual = np.empty_like(y), np.empty_like(y)
-    for a, rows in members:
-        design, coef = shared.by_basis[a], state.coef[block][rows]
-        fixed_residual[rows] = y[rows] - coef[:, :b] @ design[:b]
-        residual[rows] = fixed_residual[rows] - coef[:, b:] @ design[b:]
+    coef = state.coef[block]
+    fixed_residual = y - coef[:, :b] @ shared.common[:b]
+    residual = fixed_residual - coef[:, b:] @ shared.common[b:]
     return residual, fixed_residual
 
 
@@ -134,7 +135,7 @@ def draw_trait_shares(
     penalty = np.einsum(
         "jl,jl,jl,l->j", loadings, loadings, state.scales.local[block], state.scales.row, optimize=False
     )
-    forms = cov.quadratic_forms(residual, state.g[block])
+    forms = cov.quadratic_forms(residual)
     forms += penalty[:, None]
     state.g[block], state.tau[block] = draw_shares(
         forms, cov.logdet, problem.log_prior_traits, problem.priors.residual, cov.n + problem.n_factors, rng
@@ -180,20 +181,16 @@ def draw_shares(
 def draw_random_rows(
     cov: Covariances, residual: np.ndarray, points: np.ndarray, prec: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw ``Z U`` (the sum over random effects) given residuals in the basis of each grid point; eq. SLAM-11.
+    """Draw ``Z U`` (the sum over random effects) given residuals, both in common coordinates; eq. SLAM-11.
 
-    Element-wise there: mean ``(1 - (1-s) w) e`` and variance ``(1-s) (1 - (1-s) w) / prec``.
-
-    Returns
-    -------
-    ndarray, shape (c, n), in the original basis.
+    Element-wise in the basis of each grid point: mean ``(1 - (1-s) w) e``, variance ``(1-s) (1 - (1-s) w) / prec``.
     """
     left = cov.residual_share[points][:, None]
     share = 1.0 - left * cov.weights[points]
     np.maximum(share, 0.0, out=share)
     noise = rng.standard_normal(residual.shape)
     noise *= np.sqrt(share * (left / prec[:, None]))
-    return cov.from_coordinates(share * residual + noise, points)
+    return cov.from_coordinates(share * cov.coordinates(residual, points) + noise, points)
 
 
 def weigh_collapsed(
@@ -211,29 +208,23 @@ def weigh_given_random(
     state: State,
     block: slice,
     residual: np.ndarray,
-    old_points: np.ndarray,
+    fixed_residual: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
     """Draw ``Z U_R`` of a block and store ``omega_j (y - XB - Z U_R)`` on the rows kept for these traits."""
-    cov, b, g, tau = group.cov, problem.b, state.g[block], state.tau[block]
+    cov, g, tau, rows = group.cov, state.g[block], state.tau[block], group.rows
     assert state.random is not None
-    if len(cov.rotations) > 1:
-        residual = cov.coordinates(cov.from_coordinates(residual, old_points), g)
     random = draw_random_rows(cov, residual, g, tau, rng)
-    rows = group.rows
-    rest = state.y[block][:, rows] - random
-    if b:
-        rest -= state.coef[block, :b] @ problem.x[:, rows]
+    rest = cov.leave(fixed_residual - random)
     rest *= (tau / cov.residual_share[g])[:, None]
-    state.random[block][:, rows] = random
     state.weighted[block][:, rows] = rest
+    state.random[block][:, rows] = cov.leave(random)
 
 
 def draw_factor_shares(problem: Problem, state: State, rng: np.random.Generator) -> None:
     """Draw (gamma_l, kappa_l) jointly given the factors, U_F integrated out; eq. SLAM-10."""
     cov = problem.factor_cov
-    coordinates = cov.coordinates(state.factors, state.gamma)
-    forms = cov.quadratic_forms(coordinates, state.gamma)
+    forms = cov.quadratic_forms(cov.enter(state.factors))
     state.gamma[:], state.kappa[:] = draw_shares(
         forms, cov.logdet, problem.log_prior_factors, problem.priors.factor, cov.n, rng
     )
@@ -345,7 +336,7 @@ def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Ge
     rng : Generator
     """
     cov = problem.factor_cov
-    coordinates = cov.coordinates(state.factors, state.gamma)
+    coordinates = cov.coordinates(cov.enter(state.factors), state.gamma)
     psi = state.kappa * np.einsum("li,li,li->l", coordinates, coordinates, cov.weights[state.gamma])
     order = np.full(len(psi), 0.5 * (problem.n - problem.p))
     c2 = draw_gig(order, 2.0 * q * state.scales.row, psi, rng)
@@ -456,7 +447,7 @@ def draw_effects(
     noise = rng.standard_normal(residual.shape) * np.sqrt(cov.residual_share[points])[:, None] * sd
     missed = residual - noise - problem.rotation.forward(on_rows[:, rows])
     alpha = np.zeros_like(on_rows)
-    alpha[:, rows] = problem.rotation.back(cov.solve(missed, points))
+    alpha[:, rows] = problem.rotation.back(cov.leave(cov.solve(cov.enter(missed), points)))
     for m, (component, effect) in enumerate(zip(problem.components, effects, strict=True)):
         effect += shares[:, m][:, None] * component.levels_from_rows(alpha)
     return effects

@@ -233,7 +233,8 @@ class RunningMeans:
 
     def start_draw(self, problem: Problem, state: State) -> None:
         """Prepare the factors' part, shared by all blocks."""
-        self._solved_factors = problem.factor_cov.solve(state.factors, state.gamma)
+        cov = problem.factor_cov
+        self._solved_factors = cov.leave(cov.solve(cov.enter(state.factors), state.gamma))
         self.coef += state.coef[:, : problem.b]
         self.n += 1
 
@@ -244,19 +245,16 @@ class RunningMeans:
         state: State,
         block: slice,
         residual: np.ndarray,
-        old_points: np.ndarray,
     ) -> None:
         """Add one block of traits (blocks never overlap, so threads do not meet here)."""
         cov, grid, g, b = group.cov, problem.grid, state.g[block], problem.b
-        solved = cov.weights[g]
         if problem.collapsed:
+            solved = cov.weights[g]
             solved *= residual
             # y - E[residual]: the data are constant, so only the residual's mean is summed.
             self.eta[block] -= cov.residual_share[g][:, None] * solved
         else:
-            if len(cov.rotations) > 1:
-                residual = cov.coordinates(cov.from_coordinates(residual, old_points), g)
-            solved = cov.from_coordinates(residual * solved, g)
+            solved = cov.leave(cov.solve(residual, g))
             self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
         for m in range(len(problem.components)):
             own = grid.shares[g, m][:, None] * solved
@@ -283,7 +281,8 @@ class RunningMeans:
         eta = problem.rotation.back(eta)
         if self.own is not None:
             for m, component in enumerate(problem.components):
-                eta += component.levels_from_rows(self.own[m] / max(self.n, 1)) @ component.Z.T
+                own = problem.rotation.back(self.own[m] / max(self.n, 1))
+                eta += component.levels_from_rows(own) @ component.Z.T
         return (self._to_user(problem, eta) + problem.center[:, None]).T
 
     def fixed_effects(self, problem: Problem) -> np.ndarray:

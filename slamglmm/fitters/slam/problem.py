@@ -93,9 +93,9 @@ class Problem:
     Attributes
     ----------
     y : ndarray, shape (p, n)
-        Centred, scaled responses (rotated if `collapsed`); start values in missing cells.
+        Centred, scaled responses in the basis of `rotation`; start values in missing cells.
     x : ndarray, shape (b, n)
-        Fixed-effect columns (rotated if `collapsed`).
+        Fixed-effect columns in the basis of `rotation`.
     order : ndarray of int, shape (p,)
         Trait of the design at each position.
     center, scale : ndarray, shape (p,)
@@ -107,7 +107,7 @@ class Problem:
     collapsed : bool
         Whether U is integrated out of the factor step: complete data and one common basis.
     rotation : Rotation
-        Basis of `y`, `x` and the factors (identity unless `collapsed`).
+        Of `y`, `x` and the factors: complete data live in the coordinates that all bases of the grid share.
     factor_cov : Covariances
         Of all active rows.
     row_pattern : ndarray of int, shape (n,)
@@ -238,7 +238,7 @@ def build_problem(
                 TraitGroup(
                     rows,
                     members,
-                    cov.rotated() if collapsed else cov,
+                    cov.without_outer() if complete else cov,
                     _estimable(x[:, rows]),
                     ~observed[np.ix_(traits, rows)],
                     tuple(slice(start + s.start, start + s.stop) for s in blocks(len(traits), BLOCK)),
@@ -246,7 +246,7 @@ def build_problem(
             )
             start = members.stop
         y = link.start(np.where(observed, Y, np.nan))[order]
-        rotation = factor_cov.rotations[0] if collapsed else Rotation()
+        rotation = factor_cov.outer if complete else Rotation()
         notes += _describe_groups(groups, factor_cov, design, order, len(components))
         membership = np.zeros((n, len(groups)), dtype=bool)
         for s, group in enumerate(groups):
@@ -268,7 +268,7 @@ def build_problem(
             log_prior_traits=log_prior_traits,
             log_prior_factors=log_prior_factors,
             groups=tuple(groups),
-            factor_cov=factor_cov.rotated() if collapsed else factor_cov,
+            factor_cov=factor_cov.without_outer() if complete else factor_cov,
             collapsed=collapsed,
             rotation=rotation,
             row_pattern=row_pattern.reshape(-1).astype(np.intp),
@@ -446,7 +446,7 @@ def _describe_groups(
     if n_effects > 1:
         how = {
             "diagonal": "they commute, so one rotation serves all",
-            "rays": f"they do not commute: an eigenbasis for each of {len(cov.rotations)} directions, rank {cov.rank}",
+            "rays": f"they do not commute: an eigenbasis for each of {len(cov.inner)} directions, rank {cov.rank}",
         }[cov.kind]
         lines.append(f"{n_effects} variance shares; {how}")
     n_imputed = sum(int(group.imputed.sum()) for group in groups)

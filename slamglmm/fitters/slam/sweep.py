@@ -28,15 +28,14 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         def draw_block(i: int, group=group, shared=shared, streams=streams) -> None:  # type: ignore[no-untyped-def]
             block, stream = group.blocks[i], streams[i]
             residual, fixed_residual = draw.draw_loadings(problem, group, shared, state, block, stream)
-            old_points = state.g[block].copy()
             draw.draw_trait_shares(problem, group, state, block, residual, stream)
             draw.draw_local_scales(problem, state, block, stream)
             if problem.collapsed:
                 draw.weigh_collapsed(problem, group, state, block, fixed_residual)
             else:
-                draw.weigh_given_random(problem, group, state, block, residual, old_points, stream)
+                draw.weigh_given_random(problem, group, state, block, residual, fixed_residual, stream)
             if running is not None:
-                running.add_block(problem, group, state, block, residual, old_points)
+                running.add_block(problem, group, state, block, residual)
 
         pool.run(draw_block, range(len(group.blocks)))
     if k:
@@ -44,8 +43,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         random = None
         if not problem.collapsed:
             cov = problem.factor_cov
-            coordinates = cov.coordinates(state.factors, state.gamma)
-            random = draw.draw_random_rows(cov, coordinates, state.gamma, state.kappa, rng)
+            random = cov.leave(draw.draw_random_rows(cov, cov.enter(state.factors), state.gamma, state.kappa, rng))
         draw.draw_factors(problem, state, random, pool)
         q = draw.loading_sums(state, b)
         draw.move_scales(problem, state, q, rng)
