@@ -45,8 +45,8 @@ def netgsa(
     n_samples: tuple[int, ...] = (40, 30),
     changed: int = 1,
     shift: float = 0.5,
-    density: float = 0.15,
-    strength: float = 0.25,
+    density: float = 0.3,
+    strength: float = 0.7,
     rewired: float = 0.2,
     gamma: float = 1.0,
     epsilon: float = 0.5,
@@ -67,7 +67,7 @@ def netgsa(
     shift : float
         Size of the change in every second gene of a changed pathway.
     density, strength : float
-        Share of the pairs in a pathway that are edges, and the largest row sum of absolute weights.
+        Share of the pairs in a pathway that are edges, and the spectral radius of the weights (below 1).
     rewired : float
         Share of the edges with another weight in each later condition.
     gamma, epsilon : float
@@ -103,7 +103,7 @@ def netgsa(
             redrawn = (weights != 0) & (rng.random(weights.shape) < rewired)
             weights = np.where(redrawn, rng.uniform(-1, 1, weights.shape), weights)
         A = weights + weights.T
-        A *= strength / max(np.abs(A).sum(axis=1).max(), 1e-300)
+        A *= strength / max(np.abs(np.linalg.eigvalsh(A)).max(), 1e-300)
         mu = np.zeros(n_genes)
         for part in parts[:changed]:
             mu[part[::2]] = k * shift

@@ -32,10 +32,7 @@ def dense_components(problem):
     for component in problem.components:
         term = problem.terms[component.term]
         kernel = term.kernel
-        if kernel is None:
-            G = np.eye(term.r)
-        else:
-            G = kernel.toarray()
+        G = np.eye(term.r) if kernel is None else kernel.toarray()
         J = np.eye(term.r)[term.codes]
         total = 0
         for a, b in component.sides:

@@ -41,7 +41,7 @@ FORMULA = "y ~ x + (1 | gr(id, cov='K')) + (1 | gr(id, cov='D'))"
 
 
 def mapped(data):
-    frame, ids, kinships, folder = data
+    _, ids, kinships, folder = data
     return {
         name: (np.memmap(folder / f"{name}.f64", dtype=np.float64, mode="r", shape=(N, N)), ids) for name in kinships
     }
@@ -50,7 +50,7 @@ def mapped(data):
 def arrays(data):
     import dask.array as da
 
-    frame, ids, kinships, _ = data
+    _, ids, kinships, _ = data
     return {
         "K": (da.from_array(kinships["K"], chunks=(250, 200)), ids),
         "D": (da.from_array(kinships["D"], chunks=(100, 600)), ids),

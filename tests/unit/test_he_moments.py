@@ -16,7 +16,6 @@ from slamglmm.fitters.he.spread import families, multiply
 from slamglmm.fitters.he.streaming import Request, TileSums, stream
 from slamglmm.linalg.nnls import nonnegative_least_squares, solve_symmetric
 from slamglmm.linalg.psd_cone import cone_least_squares
-from slamglmm.relmat import Relmat
 from tests.reference import kinship as slow
 
 INNER = ("full", "triangle", "offdiag")

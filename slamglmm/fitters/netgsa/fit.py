@@ -307,7 +307,7 @@ def _expression(expression: Any) -> tuple[np.ndarray, list[str], pd.Index]:
 def _groups(groups: Any, samples: pd.Index, shape: tuple[int, int]) -> list[Any]:
     if isinstance(groups, pd.Series) and not isinstance(samples, pd.RangeIndex) and set(groups.index) == set(samples):
         groups = groups.reindex(samples)
-    labels = list(np.asarray(groups))
+    labels = list(groups)
     if len(labels) != shape[1]:
         hint = " Is expression samples x genes? Then pass its transpose." if len(labels) == shape[0] else ""
         raise DataError(f"groups has {len(labels)} entries, expression has {shape[1]} samples (columns).{hint}")
