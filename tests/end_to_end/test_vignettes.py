@@ -19,6 +19,8 @@ def test_there_are_vignettes():
 def test_vignette_runs(path, tmp_path, monkeypatch):
     """A call of the manual that no longer works; the kernel is that of this interpreter."""
     monkeypatch.chdir(tmp_path)
+    # A backend in the environment, such as Agg, would keep the figures out of the notebook.
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     notebook = jupytext.read(path)
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [(cell, output) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
