@@ -1,0 +1,204 @@
+"""Cross-validation by masking responses: random cells, whole rows, whole groups, or folds of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .errors import DataError, OptionError
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """Out-of-fold predictions and how good they are.
+
+    Attributes
+    ----------
+    predictions : DataFrame
+        Row × trait; NaN where a cell was in no fold.
+    observed : DataFrame
+        The responses, row × trait.
+    folds : DataFrame of int
+        Fold of each cell, 0 for none; row × trait.
+    """
+
+    predictions: pd.DataFrame
+    observed: pd.DataFrame
+    folds: pd.DataFrame
+
+    def by_fold(self) -> pd.DataFrame:
+        """Accuracy in each fold.
+
+        Returns
+        -------
+        DataFrame
+            Index (trait, fold); columns n, correlation, rmse.
+        """
+        rows = {}
+        for trait in self.observed.columns:
+            truth, guess, fold = (table[trait].to_numpy() for table in (self.observed, self.predictions, self.folds))
+            for f in np.unique(fold[fold > 0]):
+                cells = (fold == f) & ~np.isnan(truth) & ~np.isnan(guess)
+                rows[trait, int(f)] = _accuracy(truth[cells], guess[cells])
+        index = pd.MultiIndex.from_tuples(list(rows), names=["trait", "fold"])
+        return pd.DataFrame(list(rows.values()), index=index)
+
+    def summary(self) -> pd.DataFrame:
+        """Mean accuracy over folds.
+
+        Returns
+        -------
+        DataFrame
+            Index trait; columns n (predicted cells), correlation and rmse (means over folds), correlation_sd.
+        """
+        table = self.by_fold()
+        grouped = table.groupby(level="trait", sort=False)
+        out = grouped[["correlation", "rmse"]].mean()
+        out.insert(0, "n", grouped["n"].sum())
+        out["correlation_sd"] = grouped["correlation"].std()
+        return out
+
+    def __repr__(self) -> str:
+        return f"Cross-validation, {int(self.folds.to_numpy().max())} folds\n{self.summary().to_string()}"
+
+
+def cross_validate(
+    fitter: Callable[..., Any],
+    formula: str,
+    data: Any,
+    *,
+    Y: Any,
+    folds: int | Any = 5,
+    by: str = "cells",
+    predict: Callable[[Any], pd.DataFrame] | None = None,
+    seed: int = 1,
+    n_jobs: int = 1,
+    **options: Any,
+) -> CrossValidation:
+    """Mask part of the responses, fit, compare the predictions with what was masked; once for each fold.
+
+    Parameters
+    ----------
+    fitter : callable
+        Such as `slamglmm.slam`: takes ``(formula, data, Y=..., **options)``, keeps rows whose responses are missing,
+        and returns a result with ``fitted()``.
+    formula : str
+    data : DataFrame, n rows
+    Y : DataFrame or array, n × p
+    folds : int or array
+        Number of folds; or fold numbers, of shape (n,) for whole rows or (n, p) for cells, where 0 and NaN are never
+        masked.
+    by : str
+        With a number of folds, what stays together: ``"cells"``, ``"rows"``, or the name of a column of `data` whose
+        groups (lines, say) are masked whole.
+    predict : callable, optional
+        Takes a result and returns predictions, row × trait; the default is ``result.fitted()``.
+    seed : int
+        Of the folds; fold f is fitted with ``seed + f`` unless `options` has a seed.
+    n_jobs : int
+        Folds fitted at the same time (joblib: under ``joblib.parallel_config(backend="dask")`` they go to a cluster).
+    **options
+        For the fitter.
+
+    Returns
+    -------
+    CrossValidation
+
+    Raises
+    ------
+    OptionError
+        Folds that do not fit the responses, or an unknown column in `by`.
+    DataError
+        Rows that the fitter dropped although they are in a fold.
+
+    Examples
+    --------
+    >>> import slamglmm as sg
+    >>> d = sg.simulate.slam(families=10, n_traits=4, seed=1)
+    >>> cv = sg.cross_validate(sg.slam, d.formula, d.frame, Y=d.Y, relmat=d.relmat, folds=2, by="rows",
+    ...                        n_factors=2, draws=20, burn=20, chains=1)
+    >>> cv.summary().shape
+    (4, 4)
+    """
+    from joblib import Parallel, delayed
+
+    observed = Y.astype(float) if isinstance(Y, pd.DataFrame) else pd.DataFrame(np.asarray(Y, dtype=float))
+    if not isinstance(Y, pd.DataFrame):
+        observed.columns = [f"y{j + 1}" for j in range(observed.shape[1])]
+    of_cell = _folds(folds, by, data, observed, seed)
+    numbers = [int(f) for f in np.unique(of_cell[of_cell > 0])]
+    seeds = {f: options.get("seed", seed + f) for f in numbers}
+    options = {name: value for name, value in options.items() if name != "seed"}
+    guesses = Parallel(n_jobs=n_jobs)(
+        delayed(_fit_fold)(fitter, formula, data, observed.mask(of_cell == f), predict, options | {"seed": seeds[f]})
+        for f in numbers
+    )
+    predictions = np.full(observed.shape, np.nan)
+    for f, guess in zip(numbers, guesses, strict=True):
+        if guess.shape != observed.shape:
+            raise DataError(
+                f"fold {f}: {guess.shape[0]} of {len(observed)} rows were predicted. Drop rows with missing predictors "
+                "before cross-validating."
+            )
+        predictions[of_cell == f] = guess[of_cell == f]
+    frames = [pd.DataFrame(v, index=observed.index, columns=observed.columns) for v in (predictions, of_cell)]
+    return CrossValidation(frames[0], observed, frames[1])
+
+
+def _fit_fold(
+    fitter: Callable[..., Any],
+    formula: str,
+    data: Any,
+    masked: pd.DataFrame,
+    predict: Callable[[Any], pd.DataFrame] | None,
+    options: dict[str, Any],
+) -> np.ndarray:
+    result = fitter(formula, data, Y=masked, **options)
+    return np.asarray(result.fitted() if predict is None else predict(result), dtype=float)
+
+
+def _folds(folds: Any, by: str, data: Any, observed: pd.DataFrame, seed: int) -> np.ndarray:
+    """Fold of each cell, shape (n, p); cells without a response have none."""
+    n, p = observed.shape
+    seen = observed.notna().to_numpy()
+    if not isinstance(folds, int | np.integer):
+        given = np.nan_to_num(np.asarray(folds, dtype=float)).astype(int)
+        if given.shape not in ((n,), (n, p)):
+            raise OptionError(
+                f"folds: expected a number, or fold numbers of shape ({n},) or ({n}, {p}); got {given.shape}."
+            )
+        return np.where(seen, given if given.ndim == 2 else given[:, None], 0)
+    if folds < 2:
+        raise OptionError(f"folds={folds}: expected at least 2.")
+    rng = np.random.default_rng(seed)
+    if by == "cells":
+        out = np.zeros((n, p), dtype=int)
+        for j in range(p):
+            # Trait by trait, so that no fold takes most of one.
+            rows = rng.permutation(np.flatnonzero(seen[:, j]))
+            out[rows, j] = np.arange(len(rows)) % folds + 1
+        return out
+    if by == "rows":
+        unit, n_units = np.arange(n), n
+    elif by in list(data.columns):
+        codes, labels = pd.factorize(np.asarray(data[by]))
+        unit, n_units = codes, len(labels)
+    else:
+        raise OptionError(f"by={by!r}: expected 'cells', 'rows' or a column of the data.")
+    if n_units < folds:
+        raise OptionError(f"folds={folds}: there are only {n_units} units to share out by {by!r}.")
+    fold_of_unit = rng.permutation(np.arange(n_units) % folds + 1)
+    return np.where(seen, fold_of_unit[unit][:, None], 0)
+
+
+def _accuracy(truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:
+    varies = len(truth) > 2 and np.ptp(truth) > 0 and np.ptp(guess) > 0
+    return {
+        "n": len(truth),
+        "correlation": float(np.corrcoef(truth, guess)[0, 1]) if varies else np.nan,
+        "rmse": float(np.sqrt(np.mean((truth - guess) ** 2))) if len(truth) else np.nan,
+    }
