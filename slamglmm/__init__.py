@@ -20,6 +20,7 @@ _HOMES: dict[str, str | None] = {
     "he": "api",
     "netgsa": "api",
     "load": "results",
+    "cross_validate": "cross_validation",
     "Priors": "priors",
     "PrecisionPrior": "priors",
     "Horseshoe": "priors",
@@ -42,22 +43,26 @@ __all__ = [
     "Priors",
     "Relmat",
     "__version__",
+    "cross_validate",
     "datasets",
     "design",
     "errors",
     "he",
     "kinship",
     "load",
+    "mr_mash",
     "netgsa",
     "pedigree_relmat",
     "plots",
     "simulate",
     "slam",
+    "sparse_lmm",
 ]
 
 if TYPE_CHECKING:
     from . import datasets, errors, plots, simulate
     from .api import he, mr_mash, netgsa, slam, sparse_lmm
+    from .cross_validation import cross_validate
     from .fitters.slam.draws import DEFAULT_STORE
     from .priors import Horseshoe, Infinite, PrecisionPrior, Priors
     from .relmat import Relmat, kinship, pedigree_relmat
