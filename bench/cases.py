@@ -16,4 +16,14 @@ CASES = {
     "he_markers": {"n": 20_000, "m": 20_000, "n_probes": 10},
     "he_dense": {"n": 3_000},
     "netgsa": {"p": 192, "n": (403, 117)},
+    # variational fitters
+    "vb_kernel": {"n": 4098, "m": 40_000},
+    "vb_fit": {"n": 800, "m": 20_000, "causal": 10},
+    "vb_headline": {
+        "n": 5123, "m": 319_147, "causal": 50, "h2": 0.5, "covariates": 11, "phenotypes": 4, "folds": 5,
+        "ld_block": 20, "ld": 0.9,
+    },
+    "mash_5": {"n": 500, "m": 1000, "p": 5, "grid_points": 9},
+    "mash_20": {"n": 700, "m": 2000, "p": 20, "grid_points": 9},
+    "mash_50": {"n": 900, "m": 5000, "p": 50, "grid_points": 9},
 }

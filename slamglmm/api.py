@@ -10,8 +10,8 @@ from .design import design
 from .links import Link
 from .priors import Priors
 from .results.posterior import SlamResult
-from .results.variational import MrMashResult, SparseLmmResult
 from .results.varcomp import HeResult, NetgsaResult
+from .results.variational import MrMashResult, SparseLmmResult
 
 
 def slam(
@@ -543,8 +543,8 @@ def mr_mash(
 
     References
     ----------
-    Morgante, F. et al. (2023). A flexible empirical Bayes approach to multivariate multiple regression, and its improved
-    accuracy in predicting multi-tissue gene expression from genotypes. PLoS Genetics 19, e1010539.
+    Morgante, F. et al. (2023). A flexible empirical Bayes approach to multivariate multiple regression, and its
+    improved accuracy in predicting multi-tissue gene expression from genotypes. PLoS Genetics 19, e1010539.
 
     Examples
     --------

@@ -215,10 +215,10 @@ def _bed_columns(packed: np.ndarray, n: int, used: np.ndarray | None, fill: np.n
 
     def sums(values: tuple[float, ...]) -> np.ndarray:
         out = np.empty((m, 1))
-        column_products(with_table(np.tile(np.float32(values), (m, 1))), counted, 0, m, out)
+        column_products(with_table(np.tile(np.array(values, dtype=np.float32), (m, 1))), counted, 0, m, out)
         return out[:, 0]
 
-    table = np.tile(np.float32((2.0, 0.0, 1.0, 0.0)), (m, 1))
+    table = np.tile(np.array((2.0, 0.0, 1.0, 0.0), dtype=np.float32), (m, 1))
     if fill is None:
         total, missing = sums((2.0, 0.0, 1.0, 0.0)), sums((0.0, 1.0, 0.0, 0.0))
         fill = total / np.maximum(counted.sum() - missing, 1.0)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .results.posterior import SlamResult
+    from .results.variational import VariationalResult
 
 RESIDUAL = "Residual"
 # Beyond this many names on one axis they could not be read: only their number is given.
@@ -281,6 +282,197 @@ class SlamPlots:
         parts = [[name]] * several + [array[dim].to_numpy() for dim in told]
         columns = [" ".join(map(str, key)) for key in product(*parts)]
         return pd.DataFrame(array.to_numpy().reshape(-1, len(columns)), columns=columns)
+
+
+class VariationalPlots:
+    """The pictures of a variational fit; what ``fit.plot`` is.
+
+    Parameters
+    ----------
+    fit : SparseLmmResult or MrMashResult
+    """
+
+    def __init__(self, fit: VariationalResult):
+        # Attributes differ by fitter: `_only` checks before they are used.
+        self._fit: Any = fit
+
+    def elbo(self, ax: Axes | None = None) -> Axes:
+        """Distance of the bound from its end, sweep by sweep, on a logarithmic scale.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        ax = ax or _new_axes(5, 3)
+        bound = self._fit.elbo
+        rest = bound[-1] - bound[:-1]
+        ax.semilogy(np.arange(1, len(bound)), np.maximum(rest, 1e-12), marker=".")
+        ax.set_xlabel("sweep")
+        ax.set_ylabel("bound: distance from the end")
+        return ax
+
+    def fit(self, trait: str | None = None, ax: Axes | None = None) -> Axes:
+        """Observed responses against fitted ones.
+
+        Parameters
+        ----------
+        trait : str, optional
+            One response; all of them unless given, each in units of its standard deviation.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        ax = ax or _new_axes(4, 4)
+        observed, fitted = self._fit.design.Y, self._fit.predict()
+        if trait is not None:
+            if trait not in fitted.columns:
+                raise OptionError(f"no response {trait!r}; the responses are {shortlist(fitted.columns)}.")
+            observed, fitted = observed[[trait]], fitted[[trait]]
+        centre, spread = observed.mean(), observed.std(ddof=0)
+        scaled = observed.shape[1] > 1
+        for name in fitted.columns:
+            x, y = fitted[name], observed[name]
+            if scaled:
+                x, y = (x - centre[name]) / spread[name], (y - centre[name]) / spread[name]
+            ax.plot(x, y, ".", alpha=0.6, label=str(name))
+        low, high = ax.get_xlim()
+        ax.plot([low, high], [low, high], color="grey", linewidth=0.8, zorder=0)
+        ax.set_xlabel("fitted" + (" (standardised)" if scaled else ""))
+        ax.set_ylabel("observed" + (" (standardised)" if scaled else f" {observed.columns[0]}"))
+        return ax
+
+    def manhattan(self, map: pd.DataFrame | None = None, ax: Axes | None = None, name_above: float = 0.5) -> Axes:
+        """Inclusion probability of every marker along the genome (`sparse_lmm`), or 1 - lfsr (`mr_mash`: the smallest).
+
+        Parameters
+        ----------
+        map : DataFrame, optional
+            One row a marker: columns marker (or the index), chromosome, and position_cM or position. Without it
+            markers stand in their own order.
+        ax : matplotlib Axes, optional
+        name_above : float
+            Markers above this are named.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        ax = ax or _new_axes(9, 3)
+        if hasattr(self._fit, "pip"):
+            height, label = self._fit.pip, "PIP"
+        else:
+            height, label = 1.0 - self._fit.lfsr.min(axis=1), "1 - smallest lfsr"
+        place, chromosome = _genome(height.index, map)
+        for i, (name, members) in enumerate(chromosome.groupby(chromosome, sort=False).groups.items()):
+            at = chromosome.index.get_indexer(members)
+            ax.vlines(place[at], 0, height.to_numpy()[at], color=f"C{i % 2}", linewidth=0.6)
+            ax.plot(place[at], height.to_numpy()[at], ".", color=f"C{i % 2}", markersize=4)
+            if name:
+                ax.text(place[at].mean(), -0.06, name, ha="center", va="top", fontsize=8)
+        shown = np.flatnonzero(height.to_numpy() > name_above)
+        for k in shown if len(shown) <= MOST_LABELS // 2 else ():
+            ax.annotate(
+                _shortened(str(height.index[k])),
+                (place[k], height.iloc[k]),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+        ax.set_ylim(0, 1.12)
+        ax.set_ylabel(label)
+        ax.set_xlabel("" if map is None else "chromosome", labelpad=14)
+        if map is None:
+            ax.set_xlabel("marker")
+        else:
+            ax.set_xticks([])
+        return ax
+
+    def weights(self, ax: Axes | None = None, most: int = 20) -> Axes:
+        """Mixture weights of the prior covariances (`mr_mash`), largest first.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+        most : int
+            Bars drawn.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        self._only("weights", "covariance_weights", "mr_mash")
+        weights = self._fit.covariance_weights.sort_values(ascending=False).head(most)[::-1]
+        ax = ax or _new_axes(5, 0.6 + 0.22 * len(weights))
+        ax.barh(np.arange(len(weights)), weights.to_numpy())
+        ax.set_yticks(np.arange(len(weights)), [_shortened(str(name)) for name in weights.index])
+        ax.set_xlabel("weight")
+        return ax
+
+    def effects(self, lfsr: float = 0.05, ax: Axes | None = None) -> Axes:
+        """Heat map of effects on all responses of the markers whose sign is sure for one at least (`mr_mash`).
+
+        Parameters
+        ----------
+        lfsr : float
+            Markers with a smaller local false sign rate somewhere are shown; other cells of theirs are pale.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        self._only("effects", "lfsr", "mr_mash")
+        sure = self._fit.lfsr < lfsr
+        rows = sure.any(axis=1)
+        coef = self._fit.coef[rows]
+        spread = self._fit.design.Y.std(ddof=0).replace(0.0, 1.0)
+        scaled = (coef / spread).to_numpy()
+        ax = ax or _new_axes(2 + 0.25 * coef.shape[1], 1.2 + _row_height(len(coef), 0.2))
+        limit = np.abs(scaled).max(initial=1e-12)
+        opacity = np.where(sure[rows].to_numpy(), 1.0, 0.35)
+        image = ax.imshow(scaled, cmap=NEGATIVE_TO_POSITIVE, vmin=-limit, vmax=limit, aspect="auto", alpha=opacity)
+        if len(coef) <= MOST_LABELS:
+            _name_rows(ax, np.arange(len(coef)), coef.index)
+        else:
+            ax.set_yticks([])
+            ax.set_ylabel(f"{len(coef)} markers")
+        _name_columns(ax, np.arange(coef.shape[1]), coef.columns)
+        ax.figure.colorbar(image, ax=ax, label="effect, in standard deviations", shrink=0.8)
+        return ax
+
+    def _only(self, picture: str, attribute: str, fitter: str) -> None:
+        if not hasattr(self._fit, attribute):
+            raise OptionError(f"plot.{picture}() is for fits of {fitter}.")
+
+
+def _genome(names: pd.Index, map: pd.DataFrame | None) -> tuple[np.ndarray, pd.Series]:
+    """Place of each marker on the horizontal axis, chromosomes side by side, and its chromosome."""
+    if map is None:
+        return np.arange(len(names)), pd.Series("", index=names)
+    table = map.set_index("marker") if "marker" in map.columns else map
+    column = next((name for name in ("position_cM", "position") if name in table.columns), None)
+    if column is None or "chromosome" not in table.columns:
+        raise OptionError("map needs the columns marker, chromosome, and position_cM or position.")
+    absent = names.difference(table.index)
+    if len(absent):
+        raise OptionError(f"map lacks {len(absent)} markers: {shortlist(absent)}.")
+    table = table.loc[names]
+    chromosome = table["chromosome"].astype(str)
+    place = table[column].to_numpy(dtype=float).copy()
+    start = 0.0
+    for name in dict.fromkeys(chromosome):
+        at = (chromosome == name).to_numpy()
+        length = np.ptp(place[at])
+        place[at] += start - place[at].min()
+        start += 1.05 * length + 1e-9
+    return place, chromosome
 
 
 def clustered_order(correlation: np.ndarray) -> np.ndarray:

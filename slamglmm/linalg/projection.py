@@ -1,9 +1,9 @@
 """Regression on markers after covariates and observation weights, without ever forming the projected markers.
 
 With weights w and covariates Z, let Q be an orthonormal basis of ``diag(w)^1/2 Z``. Marker k of the model is
-``x_k = c_k (I - QQ') diag(w)^1/2 g_k``, where g_k is the column as stored. Because every residual R is orthogonal to
-Q, ``x_k'R = c_k (g_k' S + a_k'u)`` with ``a_k = Q' diag(w)^1/2 g_k``, ``S = diag(w)^1/2 R_raw`` and ``R = R_raw + Q u``:
-only the small u needs to know of the projection (eq. VB-2).
+``x_k = c_k (I - QQ') diag(w)^1/2 g_k``, where g_k is the column as stored. Because every residual R is orthogonal
+to Q, ``x_k'R = c_k (g_k' S + a_k'u)`` with ``a_k = Q' diag(w)^1/2 g_k``, ``S = diag(w)^1/2 R_raw`` and
+``R = R_raw + Q u``: only the small u needs to know of the projection (eq. VB-2).
 """
 
 from __future__ import annotations

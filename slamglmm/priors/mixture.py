@@ -113,9 +113,7 @@ def automatic_grid(effect: np.ndarray, error: np.ndarray, ratio: float = 2.0) ->
     return (largest * ratio ** np.arange(-steps, 1.0)) ** 2
 
 
-def read_covariances(
-    covariances: Any, p: int, traits: pd.Index, scores: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def read_covariances(covariances: Any, p: int, traits: pd.Index, scores: np.ndarray) -> dict[str, np.ndarray]:
     """The prior covariances a user asked for, checked.
 
     Parameters
@@ -124,8 +122,8 @@ def read_covariances(
     p : int
     traits : pandas.Index, length p
         Labelled matrices are put in this order.
-    scores : ndarray, shape (m, p), optional
-        z scores, for "pca".
+    scores : ndarray, shape (m, p)
+        z scores of the markers.
     """
     if isinstance(covariances, str):
         parts = covariances.split("+")
@@ -162,5 +160,7 @@ def _checked(name: str, matrix: Any, p: int, traits: pd.Index) -> np.ndarray:
         raise OptionError(f"covariance {name!r} must be finite and symmetric.")
     lowest = float(np.linalg.eigvalsh(values)[0])
     if lowest < -1e-8 * max(size, 1e-300):
-        raise OptionError(f"covariance {name!r} is not positive semi-definite: its smallest eigenvalue is {lowest:.3g}.")
+        raise OptionError(
+            f"covariance {name!r} is not positive semi-definite: its smallest eigenvalue is {lowest:.3g}."
+        )
     return 0.5 * (values + values.T)

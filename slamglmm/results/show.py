@@ -13,8 +13,8 @@ import pandas as pd
 if TYPE_CHECKING:
     from .base import Result
     from .posterior import SlamResult
-    from .variational import MrMashResult, SparseLmmResult, VariationalResult
     from .varcomp import HeResult, NetgsaResult
+    from .variational import MrMashResult, SparseLmmResult, VariationalResult
 
 # Rows of a printed table; the frame has all of them.
 PRINTED_ROWS = 30
@@ -239,7 +239,7 @@ def mr_mash_summary(fit: MrMashResult) -> Summary:
         *_design_facts(fit),
         ("responses", f"{len(fit.design.traits)}" + (f" ({filled} cells missing, filled)" if filled else "")),
         ("markers", f"{len(fit.null)}; {(best < 0.05).sum()} with a local false sign rate below 0.05"),
-        ("prior", f"{len(fit.weights)} components: {len(fit.prior.names)} covariances × {len(fit.prior.grid)} variances"),
+        ("prior", f"{len(fit.weights)} components: {len(fit.prior.names)} covariances × {len(fit.prior.grid)} sizes"),
         ("residual covariance", kind if isinstance(kind, str) else "known"),
         ("bound", f"{fit.elbo[-1]:.3f}, {_sweeps(fit)}"),
     ]

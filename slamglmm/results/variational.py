@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from .._kernels.columns import add_columns
 from ..errors import DataError, OptionError, shortlist
 from ..genotypes import Markers, read_markers
-from ..priors.mixture import MixturePrior
 from .base import Result
 from .show import Summary, mr_mash_summary, sparse_lmm_summary
 
@@ -30,6 +30,26 @@ class Regression(Protocol):
 
     def single_effects(self, leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each lead, every marker's probability of being the effect there, and its correlation with the lead."""
+
+
+class Mixture(Protocol):
+    """The prior of `mr_mash`: named covariances (K, p, p), each at every variance of the grid, and perhaps a null."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the covariances."""
+
+    @property
+    def covariances(self) -> np.ndarray:
+        """Shape (K, p, p)."""
+
+    @property
+    def grid(self) -> np.ndarray:
+        """Variances each covariance is multiplied by."""
+
+    @property
+    def null(self) -> bool:
+        """Whether effects may be zero altogether."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,9 +100,6 @@ class VariationalResult(Result):
             table = table.take(_new_rows(table, index)) if not table.packed else table
         columns = table.columns(fill=self.marker_means)
         out = np.zeros((coef.shape[1], table.n))
-        # The kernels belong to the same floor as the storage; results only ask for a product.
-        from .._kernels.columns import add_columns
-
         add_columns(columns, np.ascontiguousarray(coef.to_numpy(dtype=float).T), np.empty(0), out)
         if table.n != n_rows:
             out = out[:, _new_rows(table, index)]
@@ -332,7 +349,8 @@ class MrMashResult(VariationalResult):
         Probability that a marker has no effect on any response.
     weights : Series
         Mixture weights by component.
-    prior : MixturePrior
+    prior : Mixture
+        Covariances, their names and the grid.
     residual_cov : DataFrame, p × p
     imputed : DataFrame, n × p
         Responses with missing cells filled by their expectation.
@@ -343,7 +361,7 @@ class MrMashResult(VariationalResult):
     lfsr: pd.DataFrame
     null: pd.Series
     weights: pd.Series
-    prior: MixturePrior
+    prior: Mixture
     residual_cov: pd.DataFrame
     imputed: pd.DataFrame
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import sparse
+from slamglmm._kernels.columns import Columns
 
 import slamglmm._kernels
 from slamglmm._kernels import columns as kernel
 from slamglmm._kernels import mash, spike_slab
-from slamglmm._kernels.columns import Columns
 from slamglmm.genotypes import read_markers
 from slamglmm.linalg.projection import project_markers
 from tests.reference import markers as twin
@@ -19,7 +19,7 @@ from tests.reference import markers as twin
 STORAGES = ["int8", "int8 missing", "bed", "bed missing", "float32", "float64", "csc"]
 # Lengths around the widths of the vector loops (4, 8, 16, 32).
 ROWS = [1, 3, 8, 31, 32, 33, 70, 130]
-CLOSE = dict(rtol=1e-12, atol=1e-11)
+CLOSE = {"rtol": 1e-12, "atol": 1e-11}
 
 
 def make(storage, n, m, folder, seed=0):

@@ -1,4 +1,4 @@
-"""What holds for the variational fitters whatever the data: bounds that climb, scales, orders, and one model in another."""
+"""What holds for the variational fitters whatever the data: bounds that climb, scales, orders, one model in another."""
 
 import warnings
 
@@ -217,10 +217,7 @@ def test_storage_does_not_matter(tmp_path):
     }
     one = fit(G, frame)
     for name, markers in forms.items():
-        if name == "bed":
-            two = fit(markers, frame.set_axis(markers.labels))
-        else:
-            two = fit(markers, frame)
+        two = fit(markers, frame.set_axis(markers.labels)) if name == "bed" else fit(markers, frame)
         np.testing.assert_allclose(two.pip.to_numpy(), one.pip.to_numpy(), atol=1e-6, err_msg=name)
         np.testing.assert_allclose(two.elbo[-1], one.elbo[-1], rtol=1e-8, err_msg=name)
 
@@ -232,10 +229,9 @@ def mixture_sweeps(y, X, v, variances, weights, sweeps):
     """Regression with a mixture of normals on one response, plainly: means and weights after some sweeps."""
     d = (X**2).sum(axis=0)
     coef = np.zeros(X.shape[1])
-    bounds = []
-    for t in range(sweeps):
-        if t:
-            weights = share.mean(axis=0)
+    bounds, share = [], None
+    for _ in range(sweeps):
+        weights = weights if share is None else share.mean(axis=0)
         share = np.zeros((X.shape[1], len(variances)))
         gain = 0.0
         for k in range(X.shape[1]):

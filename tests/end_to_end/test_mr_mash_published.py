@@ -124,7 +124,7 @@ def test_prediction_is_no_worse():
 
 def test_automatic_grid_is_the_anchor_s():
     """gmin, gmax and the number of points from univariate statistics."""
-    info, stored = load(NAMES[0])
+    _info, stored = load(NAMES[0])
     X, Y = stored["X_times64"] / 64, stored["Y"]
     X, Y = (X - X.mean(axis=0)) / X.std(axis=0, ddof=1), Y - Y.mean(axis=0)
     d = (X**2).sum(axis=0)[:, None]

@@ -279,7 +279,7 @@ def test_random_effect_results():
 def test_random_effect_on_disk(tmp_path, monkeypatch):
     """Above the limit the size is named and a file asked for; with one the numbers are the same."""
     frame, G, K = with_lines()
-    arguments = dict(formula="y ~ 1 + x + (1 | line)", data=frame, markers=G, relmat={"line": K})
+    arguments = {"formula": "y ~ 1 + x + (1 | line)", "data": frame, "markers": G, "relmat": {"line": K}}
     one = sg.sparse_lmm(**arguments)
     monkeypatch.setattr("slamglmm.fitters.sparse_lmm.data.ROTATED_LIMIT", 1000)
     with pytest.raises(OptionError, match=r"needs the markers rotated, as float32: .* above the limit"):
@@ -310,19 +310,19 @@ def test_random_effect_absorbs_relatedness():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (dict(family="poisson"), OptionError, "family must be 'gaussian' or 'binomial', got 'poisson'"),
-        (dict(dof="n"), OptionError, "dof must be 'ml' or 'reml', got 'n'"),
-        (dict(pi=1.5), OptionError, "pi must be 'em', 'grid' or a number, got 1.5"),
-        (dict(prior_var=-1), OptionError, "prior_var must be 'em' or a number, got -1"),
-        (dict(residual_var="reml"), OptionError, "residual_var must be 'em' or a number, got 'reml'"),
-        (dict(tol=0), OptionError, "tol and max_iter must be positive, got 0 and 1000"),
-        (dict(family="binomial"), DataError, "takes a response of 0 and 1; 'y' has"),
-        (dict(family="binomial", standardize=True), OptionError, "standardize=True is not available"),
-        (dict(formula="~ sex"), OptionError, "one response on the left of '~'; found none"),
-        (dict(formula="y + age ~ sex"), OptionError, "one response on the left of '~'; found 2"),
-        (dict(formula="y ~ 1 + (1 + age | sex)"), OptionError, "one random effect with one column"),
-        (dict(formula="y ~ 1 + (1 | nobody)"), sg.errors.FormulaError, "nobody"),
-        (dict(relmat={"line": np.eye(2)}), OptionError, "relmat has 'line', but the random terms group by none"),
+        ({"family": "poisson"}, OptionError, "family must be 'gaussian' or 'binomial', got 'poisson'"),
+        ({"dof": "n"}, OptionError, "dof must be 'ml' or 'reml', got 'n'"),
+        ({"pi": 1.5}, OptionError, "pi must be 'em', 'grid' or a number, got 1.5"),
+        ({"prior_var": -1}, OptionError, "prior_var must be 'em' or a number, got -1"),
+        ({"residual_var": "reml"}, OptionError, "residual_var must be 'em' or a number, got 'reml'"),
+        ({"tol": 0}, OptionError, "tol and max_iter must be positive, got 0 and 1000"),
+        ({"family": "binomial"}, DataError, "takes a response of 0 and 1; 'y' has"),
+        ({"family": "binomial", "standardize": True}, OptionError, "standardize=True is not available"),
+        ({"formula": "~ sex"}, OptionError, "one response on the left of '~'; found none"),
+        ({"formula": "y + age ~ sex"}, OptionError, "one response on the left of '~'; found 2"),
+        ({"formula": "y ~ 1 + (1 + age | sex)"}, OptionError, "one random effect with one column"),
+        ({"formula": "y ~ 1 + (1 | nobody)"}, sg.errors.FormulaError, "nobody"),
+        ({"relmat": {"line": np.eye(2)}}, OptionError, "relmat has 'line', but the random terms group by none"),
     ],
 )
 def test_refused_options(change, error, message):

@@ -66,7 +66,15 @@ def test_weighted_grid(inputs, scenario):
     )
     T = len(log_odds)
     fits = fit_grid(
-        model, y, log_odds, np.full(T, y.var(ddof=1)), np.ones(T), tol=1e-5, max_iter=1000, alpha=1 / m, accelerate=False
+        model,
+        y,
+        log_odds,
+        np.full(T, y.var(ddof=1)),
+        np.ones(T),
+        tol=1e-5,
+        max_iter=1000,
+        alpha=1 / m,
+        accelerate=False,
     )
     height = np.array([trace[-1] for trace in fits.elbo])
     weight = np.exp(height - height.max())
@@ -98,7 +106,5 @@ def test_leukemia_by_formula():
     with np.load(FOLDER / "v2_leukemia.npz") as stored:
         X, y, alpha = stored["X"], stored["y"], stored["trace_alpha"]
     pi = 1 / (1 + 10**2.5)
-    fit = sg.sparse_lmm(
-        "y ~ 1", pd.DataFrame({"y": y}), markers=X, family="binomial", pi=pi, prior_var=1.0, tol=1e-8
-    )
+    fit = sg.sparse_lmm("y ~ 1", pd.DataFrame({"y": y}), markers=X, family="binomial", pi=pi, prior_var=1.0, tol=1e-8)
     np.testing.assert_allclose(fit.pip, alpha, rtol=0, atol=1e-4)

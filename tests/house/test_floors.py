@@ -25,7 +25,7 @@ ALLOWED = {
     "results": {*NUMBERS, "design", "plots", ""},
     "fitters": {*NUMBERS, "design", "links", "priors", "results", ""},
     "datasets": {"errors"},
-    "simulate": {"relmat", "errors"},
+    "simulate": {"relmat", "genotypes", "errors"},
     "plots": {"results", "diagnostics", "errors"},
     "api": {"design", "links", "priors", "results", "relmat", "fitters", "errors"},
     "cli": {"api", "datasets", "design", "relmat", "results", "errors"},

@@ -1,9 +1,9 @@
 """Slow NumPy twins of the marker kernels, and dense mr.mash and spike-and-slab written straight from the equations."""
 
 import numpy as np
-
 import slamglmm._kernels.columns as kernel
 from slamglmm._kernels.columns import Columns
+
 from slamglmm.genotypes import PlinkWriter, open_plink
 
 
@@ -110,9 +110,7 @@ def sweep_mash(
                 V = grid[t] * U
                 S = V - V @ np.linalg.solve(V + np.eye(p) / d, V)
                 mean = S @ cross[i]
-                logs.append(
-                    log_weights[t] + 0.5 * cross[i] @ mean - 0.5 * np.linalg.slogdet(np.eye(p) + d * V)[1]
-                )
+                logs.append(log_weights[t] + 0.5 * cross[i] @ mean - 0.5 * np.linalg.slogdet(np.eye(p) + d * V)[1])
                 means.append(mean)
                 covariances.append(S)
         logs = np.array(logs)

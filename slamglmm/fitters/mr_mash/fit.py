@@ -75,6 +75,10 @@ def fit_mr_mash(
             raise DataError(f"none of the {source.m} markers varies once the covariates are accounted for.")
         _report_constant(projected, source)
         effect, error, residual = univariate(projected, Y_kept)
+        left = np.nansum(residual**2, axis=1)
+        flat = np.flatnonzero(left <= 1e-14 * np.nansum(Y_kept**2, axis=1))
+        if len(flat):
+            raise DataError(f"response {str(design.traits[flat[0]])!r} is explained exactly by the covariates.")
         prior = _prior(covariances, grid, null, design.traits, effect, error)
         kind, sigma, q = _residual(residual_cov, rank, residual, design.traits)
         missing = MissingCells.of(Y_kept)
@@ -86,10 +90,7 @@ def fit_mr_mash(
         effects = projected.fitted(np.ascontiguousarray(scaled.T))
         b = design.X.shape[1]
         covariates, covariates_sd = _covariates(projected, state.complete - effects, state.sigma, posterior.sd, b)
-        if len(kept) < everyone.n:
-            from_all = project_free_fitted(everyone, scaled)
-        else:
-            from_all = effects
+        from_all = project_free_fitted(everyone, scaled) if len(kept) < everyone.n else effects
     if not state.converged:
         warnings.warn(
             f"mr_mash has not converged in {max_iter} sweeps; raise max_iter or tol.", ConvergenceWarning, stacklevel=3
@@ -236,7 +237,9 @@ def _residual(
             raise OptionError(f"residual_cov must be a positive definite {p} x {p} matrix, got shape {known.shape}.")
         return "known", known, 0
     if residual_cov not in RESIDUAL_KINDS:
-        raise OptionError(f"residual_cov must be {', '.join(map(repr, RESIDUAL_KINDS))} or a matrix, got {residual_cov!r}.")
+        raise OptionError(
+            f"residual_cov must be {', '.join(map(repr, RESIDUAL_KINDS))} or a matrix, got {residual_cov!r}."
+        )
     if rank is not None and residual_cov != "low_rank":
         raise OptionError("rank is for residual_cov='low_rank' only.")
     q = max(1, min(5, p // 3)) if rank is None else int(rank)
@@ -244,9 +247,6 @@ def _residual(
         raise OptionError(f"rank must lie between 0 and {p - 1} for {p} responses, got {rank!r}.")
     sigma = np.array(pd.DataFrame(residual.T).cov())
     sigma[np.isnan(sigma)] = 0.0
-    flat = np.flatnonzero(np.diag(sigma) <= 1e-14 * np.nanmax(residual**2, axis=1))
-    if len(flat):
-        raise DataError(f"response {str(traits[flat[0]])!r} is explained exactly by the covariates.")
     if residual.shape[1] < 2 * p or np.isnan(residual).any():
         sigma = 0.8 * sigma + 0.2 * np.diag(np.diag(sigma))
         values, vectors = np.linalg.eigh(sigma)

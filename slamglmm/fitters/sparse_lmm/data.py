@@ -194,7 +194,7 @@ def _rotated(
     picked = source.unpacked().take(at)
     for part, dosages in picked.blocks(ROTATION_BLOCK):
         rotated[part] = (basis @ dosages).T
-    back = share * np.asarray((covariance.T @ (U * shrink)))
+    back = share * np.asarray(covariance.T @ (U * shrink))
     constant = -0.5 * float(np.log(d).sum()) + float(np.log(root).sum())
     polygenic = Polygenic(term.label, share, term.levels, back, float(np.log(d).sum()))
     markers = Markers("float32", n, m, source.names, None, rotated)

@@ -89,7 +89,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         value = options[name]
         if isinstance(value, str) and value in words:
             return
-        if isinstance(value, str) or isinstance(value, bool) or not low < float(value) < high:
+        if isinstance(value, (str, bool)) or not low < float(value) < high:
             raise OptionError(f"{name} must be {', '.join(map(repr, words))} or a number, got {value!r}.")
 
     for name, allowed in (("family", ("gaussian", "binomial")), ("dof", ("ml", "reml"))):
@@ -278,7 +278,7 @@ def _binomial(
     if options["pi"] == "grid":
         raise OptionError("pi='grid' is for the gaussian family; use pi='em' or a number.")
     rows = None if data.weights is None else (data.weights > 0).astype(float)
-    if rows is not None and not np.array_equal(data.weights, rows):
+    if data.weights is not None and not np.isin(data.weights, (0.0, 1.0)).all():
         raise OptionError("observation weights are not supported with family='binomial'.")
     plain = project_markers(data.columns, data.Z, rows, pool=pool)
     m = len(plain.order)
@@ -334,7 +334,9 @@ def _result(
 ) -> SparseLmmResult:
     binomial = options["family"] == "binomial"
     names = data.source.names
-    regression = FittedRegression(data, options["standardize"], projected.weights if binomial else None, offset, estimate)
+    regression = FittedRegression(
+        data, options["standardize"], projected.weights if binomial else None, offset, estimate
+    )
     scaled = estimate.coef * projected.scale
     target = data.y - projected.fitted(scaled[None])[0]
     if binomial:

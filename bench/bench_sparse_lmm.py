@@ -1,0 +1,212 @@
+"""Spike-and-slab regression: seconds per marker of a sweep, of a whole fit, and the paper's headline size.
+
+    python bench/bench_sparse_lmm.py [kernels] [fit] [headline] [scenarios]
+
+JSON on standard output; CPU seconds of one thread, but wall seconds and two threads for the headline. "scenarios" runs
+the paper's nine scenarios by five-fold cross-validation against tuned lasso, on the stored inputs.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from cases import CASES
+from slamglmm._kernels.columns import Columns
+from slamglmm._kernels.spike_slab import sweep_spike_slab
+from threadpoolctl import threadpool_limits
+
+import slamglmm as sg
+from slamglmm.genotypes import PlinkWriter, open_plink, read_markers
+from slamglmm.linalg.projection import project_markers
+
+ROUNDS = 6
+
+
+def kernels():
+    """Best of some sweeps, microseconds per marker, float64 residual."""
+    case = CASES["vb_kernel"]
+    n, m = case["n"], case["m"]
+    rng = np.random.default_rng(0)
+    genotypes = rng.integers(0, 3, (m, n), dtype=np.int8)
+    y = rng.standard_normal((1, n))
+    out = dict(case)
+    with tempfile.TemporaryDirectory() as folder:
+        with PlinkWriter(Path(folder) / "g.bed", [f"i{i}" for i in range(n)]) as plink:
+            for start in range(0, m, 4000):
+                part = genotypes[start : start + 4000]
+                plink.add(part.T, [f"m{start + k}" for k in range(len(part))])
+        sources = {
+            "int8": read_markers(genotypes.T),
+            "two_bits": open_plink(Path(folder) / "g.bed"),
+            "float32": read_markers((genotypes[: m // 8] + np.float32(0.5)).T),
+        }
+        fastest = Columns.simd()
+        for level in ("avx512", "avx2", "generic"):
+            try:
+                Columns.simd(level)
+            except ValueError:
+                continue
+            for name, markers in sources.items():
+                projected = project_markers(markers.columns(), np.ones((n, 1)))
+                residual, carried = projected.project(y), np.zeros((1, 1))
+                state = [np.zeros((1, markers.m)) for _ in range(3)]
+                base = np.full((1, markers.m), -7.0)
+                seconds = []
+                for _ in range(ROUNDS):
+                    begun = time.process_time()
+                    sweep_spike_slab(
+                        projected.columns, projected.order, np.array([0]), projected.projections, projected.scale,
+                        projected.gram, projected.weights, base, np.full(1, 10.0), np.ones(1), *state, residual,
+                        carried, np.zeros(1),
+                    )  # fmt: skip
+                    seconds.append(time.process_time() - begun)
+                out[f"{name}_{level}_us_per_marker"] = round(1e6 * min(seconds) / markers.m, 3)
+        Columns.simd(fastest)
+    return out
+
+
+def one_fit():
+    """The size of one fold of the paper's experiment; three starts, EM over pi."""
+    case = CASES["vb_fit"]
+    rng = np.random.default_rng(0)
+    G = rng.binomial(2, rng.uniform(0.05, 0.5, case["m"]), (case["n"], case["m"])).astype(np.int8)
+    beta = np.zeros(case["m"])
+    beta[rng.choice(case["m"], case["causal"], replace=False)] = rng.standard_normal(case["causal"])
+    signal = G @ beta
+    X = rng.standard_normal((case["n"], 3))
+    y = X.sum(axis=1) + signal + rng.standard_normal(case["n"]) * signal.std()
+    frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(y=y)
+    markers = read_markers(np.asfortranarray(G))
+    seconds = []
+    for _ in range(3):
+        begun = time.process_time()
+        fit = sg.sparse_lmm("y ~ a + b + c", frame, markers=markers, n_threads=1)
+        seconds.append(time.process_time() - begun)
+    return {**case, "cpu_seconds": round(min(seconds), 3), "sweeps": [int(s) for s in fit.starts["sweeps"]]}
+
+
+def _headline_fits(task):
+    """Folds of one task, in a process of its own: fits, and predictions of the held-out individuals."""
+    path, frame, folds, phenotypes = task
+    markers = open_plink(path)
+    results = []
+    for fold in folds:
+        train = frame[frame["fold"] != fold]
+        test = frame[frame["fold"] == fold]
+        for phenotype in phenotypes:
+            begun = time.perf_counter()
+            formula = f"{phenotype} ~ " + " + ".join(c for c in frame.columns if c.startswith("x"))
+            fit = sg.sparse_lmm(formula, train, markers=markers, n_threads=1)
+            predicted = fit.predict(test, markers=markers)[phenotype]
+            r2 = float(np.corrcoef(predicted, test[phenotype])[0, 1] ** 2)
+            results.append(
+                {
+                    "fold": int(fold),
+                    "phenotype": phenotype,
+                    "seconds": round(time.perf_counter() - begun, 1),
+                    "sweeps": [int(s) for s in fit.starts["sweeps"]],
+                    "r2": round(r2, 3),
+                    "sum_pip": round(float(fit.pip.sum()), 1),
+                }
+            )
+    return results, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def headline():
+    """Individuals, markers in LD and phenotypes of the paper; folds are rows left out of the data, the file is one."""
+    case = CASES["vb_headline"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "headline.bed"
+        begun = time.perf_counter()
+        made = sg.simulate.sparse_lmm(
+            n=case["n"], n_markers=case["m"], causal=case["causal"], h2=case["h2"], covariates=case["covariates"] - 1,
+            ld_block=case["ld_block"], ld=case["ld"], n_traits=case["phenotypes"], bed=path, seed=1,
+        )  # fmt: skip
+        simulated = time.perf_counter() - begun
+        frame = made.frame.copy()
+        frame["fold"] = np.random.default_rng(2).permutation(np.arange(case["n"]) % case["folds"])
+        halves = np.array_split(np.arange(case["folds"]), 2)
+        # Two processes share the mapped file; each peak counts the file's pages as its own.
+        tasks = [(path, frame, list(half), list(made.Y.columns)) for half in halves]
+        begun = time.perf_counter()
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            parts = list(pool.map(_headline_fits, tasks))
+        seconds = time.perf_counter() - begun
+        fits = [entry for part, _ in parts for entry in part]
+        return {
+            **case,
+            "fits": fits,
+            "n_fits": len(fits),
+            "simulation_seconds": round(simulated, 1),
+            "wall_minutes": round(seconds / 60, 2),
+            "peak_MiB_of_each_process": [round(peak) for _, peak in parts],
+            "file_MiB": round(os.path.getsize(path) / 2**20),
+        }
+
+
+def scenarios():
+    """Partial R2 of held-out individuals after the covariates: ours, tuned lasso, and the stored programs."""
+    from sklearn.linear_model import LassoCV
+
+    folder = Path(__file__).parents[2] / "shared" / "reference"
+    with np.load(folder / "varbvs" / "v1_inputs.npz") as stored:
+        packed, Z, Y, fold = (stored[key] for key in ("X2bit", "Z", "Y", "fold"))
+    G = np.empty((4 * len(packed), packed.shape[1]), dtype=np.int8)
+    for s in range(4):
+        G[s::4] = (packed >> (2 * s)) & 3
+    frame = pd.DataFrame(Z, columns=["a", "b", "c"])
+    stored_cv = pd.read_csv(folder / "varbvs" / "v1_cv.csv")
+    rows = []
+    for scenario in range(1, 10):
+        y = Y[:, scenario - 1]
+        for k in range(5):
+            train, test = fold != k, fold == k
+            X = np.column_stack((np.ones(len(Z)), Z))
+            only = X @ np.linalg.lstsq(X[train], y[train], rcond=None)[0]
+            rest = np.sum((y - only)[test] ** 2)
+            begun = time.process_time()
+            fit = sg.sparse_lmm(
+                "y ~ a + b + c", frame[train].assign(y=y[train]).reset_index(drop=True), markers=G[train]
+            )
+            seconds = time.process_time() - begun
+            predicted = fit.predict(frame[test].reset_index(drop=True), markers=G[test])["y"].to_numpy()
+            ours = 1 - np.sum((y[test] - predicted) ** 2) / rest
+            # lasso after projecting response and markers off the covariates of the training fold
+            H = np.linalg.lstsq(X[train], np.column_stack((y[train], G[train])), rcond=None)[0]
+            projected = np.column_stack((y, G)) - X @ H
+            begun = time.process_time()
+            lasso = LassoCV(cv=5, alphas=50, fit_intercept=False, n_jobs=1, max_iter=2000, random_state=0)
+            lasso.fit(np.asfortranarray(projected[train, 1:], dtype=np.float32), projected[train, 0])
+            lasso_seconds = time.process_time() - begun
+            residual = projected[test, 0] - projected[test, 1:] @ lasso.coef_
+            rows.append(
+                {
+                    "scenario": scenario,
+                    "ours": ours,
+                    "lasso_sklearn": 1 - np.sum(residual**2) / rest,
+                    "seconds": seconds,
+                    "lasso_seconds": lasso_seconds,
+                    "sum_pip": fit.pip.sum(),
+                }
+            )
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    mean = pd.DataFrame(rows).groupby("scenario").mean()
+    other = stored_cv.pivot_table(index="scenario", columns="method", values="partial_r2", aggfunc="mean")
+    table = mean.join(other[["slmm_emul", "varbvs_equiv", "glmnet_cv_lambda.min"]])
+    return json.loads(table.round(4).reset_index().to_json(orient="records"))
+
+
+PARTS = {"kernels": kernels, "fit": one_fit, "headline": headline, "scenarios": scenarios}
+
+if __name__ == "__main__":
+    with threadpool_limits(1):
+        json.dump({name: PARTS[name]() for name in sys.argv[1:] or ["kernels", "fit"]}, sys.stdout, indent=1)
+    print()

@@ -1,0 +1,110 @@
+"""Genotypes in linkage disequilibrium, block by block, in memory or straight into a .bed file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from ..errors import OptionError
+from ..genotypes import PlinkWriter
+from .simulated import Simulated
+
+# Markers simulated at a time.
+CHUNK = 2000
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SimulatedMarkers(Simulated):
+    """Simulated data with markers, ready for ``fitter(formula, frame, markers=markers)``.
+
+    Attributes
+    ----------
+    markers : pandas.DataFrame (n x m, int8, -128 where missing) or pathlib.Path of a .bed file
+    """
+
+    markers: Any
+
+
+def genotype_blocks(
+    n: int, m: int, rng: np.random.Generator, ld: float, ld_block: int, missing: float
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """First marker, dosages (n, markers) and observed genotypes (int8, -128 where missing), chunk by chunk.
+
+    Two haplotypes each: a Gaussian chain with correlation `ld` between neighbours of a block, cut at the allele's
+    frequency, which is uniform between 0.05 and 0.5.
+    """
+    per_chunk = max(ld_block, CHUNK // ld_block * ld_block)
+    innovation = np.float32(np.sqrt(1.0 - ld**2))
+    for start in range(0, m, per_chunk):
+        size = min(per_chunk, m - start)
+        cut = ndtri(rng.uniform(0.05, 0.5, size)).astype(np.float32)
+        dosage = np.empty((size, n), dtype=np.int8)
+        chain = np.empty(2 * n, dtype=np.float32)
+        for k in range(size):
+            noise = rng.standard_normal(2 * n, dtype=np.float32)
+            if (start + k) % ld_block == 0:
+                chain = noise
+            else:
+                chain *= np.float32(ld)
+                chain += innovation * noise
+            carries = chain < cut[k]
+            dosage[k] = carries[:n].view(np.int8) + carries[n:].view(np.int8)
+        observed = dosage
+        if missing:
+            observed = np.where(rng.random((size, n)) < missing, np.int8(-128), dosage)
+        yield start, dosage.T, observed.T
+
+
+def draw_markers(
+    n: int,
+    m: int,
+    causal: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    ids: pd.Index,
+    ld: float,
+    ld_block: int,
+    missing: float,
+    bed: str | Path | None,
+) -> tuple[Any, np.ndarray]:
+    """Markers as a DataFrame or a .bed file, and the complete dosages (n, causal) of some of them."""
+    names = pd.Index([f"m{k + 1}" for k in range(m)])
+    kept = np.empty((n, len(causal)))
+    writer = None if bed is None else PlinkWriter(bed, ids)
+    table = np.empty((n, m), dtype=np.int8, order="F") if writer is None else None
+    try:
+        for start, dosage, observed in genotype_blocks(n, m, rng, ld, ld_block, missing):
+            stop = start + dosage.shape[1]
+            here = np.flatnonzero((causal >= start) & (causal < stop))
+            kept[:, here] = dosage[:, causal[here] - start]
+            if writer is not None:
+                writer.add(observed, names[start:stop], positions=range(start + 1, stop + 1))
+            else:
+                assert table is not None
+                table[:, start:stop] = observed
+    finally:
+        if writer is not None:
+            writer.close()
+    markers = Path(bed) if bed is not None else pd.DataFrame(table, index=ids, columns=names, copy=False)
+    return markers, kept
+
+
+def refuse(fitter: str, given: dict[str, Any]) -> None:
+    """Options that cannot be, one message each."""
+    least = {"n": 2, "n_markers": 1, "n_traits": 1, "causal": 0, "covariates": 0, "ld_block": 1}
+    for name, minimum in least.items():
+        if given[name] < minimum:
+            raise OptionError(f"simulate.{fitter}: {name} must be at least {minimum}, got {given[name]}.")
+    if given["causal"] > given["n_markers"]:
+        raise OptionError(
+            f"simulate.{fitter}: causal must be at most n_markers = {given['n_markers']}, got {given['causal']}."
+        )
+    for name in ("h2", "ld", "missing"):
+        if not 0 <= given[name] < 1:
+            raise OptionError(f"simulate.{fitter}: {name} must be a share, 0 <= {name} < 1, got {given[name]}.")

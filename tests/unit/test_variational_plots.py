@@ -1,0 +1,79 @@
+"""Pictures of the variational fits: what they show, not how they look."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import slamglmm as sg
+from slamglmm.errors import OptionError
+
+plt = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(scope="module")
+def fits():
+    rng = np.random.default_rng(0)
+    G = pd.DataFrame(rng.binomial(2, 0.3, (120, 30)).astype(float), columns=[f"m{k}" for k in range(30)])
+    Y = pd.DataFrame(rng.standard_normal((120, 2)) + G[["m3"]].to_numpy(), columns=["a", "b"])
+    frame = Y.copy()
+    chromosomes = pd.DataFrame(
+        {"marker": G.columns, "chromosome": ["1"] * 20 + ["X"] * 10, "position": np.arange(30) % 20}
+    )
+    one = sg.sparse_lmm("a ~ 1", frame, markers=G)
+    return one, sg.mr_mash("~ 1", frame, Y=Y, markers=G), chromosomes
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def test_elbo(fits):
+    """One point a sweep but the last, falling."""
+    for fit in fits[:2]:
+        rest = fit.plot.elbo().lines[0].get_ydata()
+        assert len(rest) == len(fit.elbo) - 1
+        assert (np.diff(rest) <= 0).all()
+
+
+def test_fit(fits):
+    """Observed against fitted, one response or all."""
+    one, two, _ = fits
+    line = one.plot.fit().lines[0]
+    np.testing.assert_allclose(line.get_xdata(), one.fitted()["a"])
+    np.testing.assert_allclose(line.get_ydata(), one.design.Y["a"])
+    assert len(two.plot.fit().lines) == 3
+    assert len(two.plot.fit("b").lines) == 2
+    with pytest.raises(OptionError, match="no response 'c'; the responses are 'a', 'b'"):
+        two.plot.fit("c")
+
+
+def test_manhattan(fits):
+    """Every marker at its place, chromosomes after one another, sure ones named."""
+    one, two, chromosomes = fits
+    for fit in (one, two):
+        ax = fit.plot.manhattan(chromosomes)
+        points = np.concatenate([line.get_xdata() for line in ax.lines])
+        assert len(points) == 30
+        assert points[20:].min() > points[:20].max()
+        assert {"1", "X", "m3"} <= {text.get_text() for text in ax.texts}
+    height = np.concatenate([line.get_ydata() for line in one.plot.manhattan().lines])
+    np.testing.assert_allclose(height, one.pip)
+    with pytest.raises(OptionError, match="map lacks 29 markers"):
+        one.plot.manhattan(chromosomes.head(1))
+    with pytest.raises(OptionError, match="map needs the columns"):
+        one.plot.manhattan(chromosomes[["marker"]])
+
+
+def test_weights_and_effects(fits):
+    """Largest weight on top; only markers with a sure sign; refused where there is no mixture."""
+    one, two, _ = fits
+    bars = two.plot.weights().patches
+    np.testing.assert_allclose(bars[-1].get_width(), two.covariance_weights.max())
+    ax = two.plot.effects()
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert shown == list(two.lfsr.index[(two.lfsr < 0.05).any(axis=1)])
+    for name in ("weights", "effects"):
+        with pytest.raises(OptionError, match=rf"plot.{name}\(\) is for fits of mr_mash"):
+            getattr(one.plot, name)()
