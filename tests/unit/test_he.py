@@ -22,7 +22,7 @@ from slamglmm.errors import (
 from slamglmm.fitters.he import inference
 from slamglmm.fitters.he.moments import compute_moments
 from slamglmm.fitters.he.problem import build_problem
-from slamglmm.fitters.he.subsampling import close_families
+from slamglmm.fitters.he.subsampling import balanced_draws, close_families
 from slamglmm.genotypes import PlinkWriter
 from slamglmm.relmat import Relmat
 from tests.reference import kinship as slow
@@ -636,6 +636,14 @@ def test_rerehe_of_a_dense_kinship_warns():
             se=None,
             subsample={"ratio": 0.5},
         )
+
+
+@pytest.mark.parametrize(("n", "size", "times"), [(10, 3, 7), (7, 7, 3), (30, 3, 50), (5, 4, 20)])
+def test_balanced_draws(n, size, times):
+    draws = balanced_draws(n, size, times, np.random.default_rng(0))
+    assert all(len(set(draw.tolist())) == size for draw in draws)
+    counts = np.bincount(np.concatenate(draws), minlength=n)
+    assert counts.max() - counts.min() <= 2
 
 
 def test_refused_subsamples():

@@ -220,9 +220,8 @@ def test_refused_data():
         sg.netgsa(x.mask(x == x.iloc[0, 0]), groups, networks, pathways)
     with pytest.raises(DataError, match=r"no measured gene belongs to pathway 'x'"):
         sg.netgsa(x, groups, networks, {"x": ["TP53"]})
+    labels = [*groups.to_list()[:-1], "lonely"]
     with pytest.raises(DataError, match=r"condition 'lonely' has 1 sample"):
-        labels = groups.to_list()
-        labels[-1] = "lonely"
         sg.netgsa(x, labels, networks["condition1"], pathways)
     with pytest.raises(DataError, match="groups has missing entries"):
         sg.netgsa(x, groups.where(groups.index != "s3").to_list(), networks, pathways)

@@ -42,7 +42,7 @@ class Subsampling:
     unit : {"auto", "family", "individual"}
         What is drawn.
     replace : bool
-        Draw with replacement (the papers' code does, individuals).
+        Draw with replacement (the papers' code does, individuals); else all units come equally often.
     """
 
     ratio: float = 0.1
@@ -121,11 +121,31 @@ def draw_rows(problem: Problem, plan: Subsampling, rng: np.random.Generator) -> 
     size = max(2, round(plan.ratio * n_units))
     order = np.argsort(families, kind="stable")
     edges = np.concatenate([[0], np.cumsum(np.bincount(families))])
-    out = []
-    for _ in range(plan.times):
-        chosen = rng.choice(n_units, size, replace=plan.replace)
-        out.append(np.concatenate([order[edges[g] : edges[g + 1]] for g in np.sort(chosen)]))
+    if plan.replace:
+        chosen = [rng.choice(n_units, size) for _ in range(plan.times)]
+    else:
+        chosen = balanced_draws(n_units, min(size, n_units), plan.times, rng)
+    out = [np.concatenate([order[edges[g] : edges[g + 1]] for g in np.sort(draw)]) for draw in chosen]
     return out, unit
+
+
+def balanced_draws(n_units: int, size: int, times: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Subsets without repeats in which all units come equally often, give or take one.
+
+    Pooled moments then weigh families alike; drawn independently, some would count twice as much as others.
+    """
+    waiting = rng.permutation(n_units)
+    out = []
+    for _ in range(times):
+        draw, waiting = waiting[:size], waiting[size:]
+        if len(draw) < size:
+            again = rng.permutation(n_units)
+            repeated = np.isin(again, draw)
+            fresh = again[~repeated]
+            more = size - len(draw)
+            draw, waiting = np.concatenate([draw, fresh[:more]]), np.concatenate([fresh[more:], again[repeated]])
+        out.append(draw)
+    return out
 
 
 def close_families(problem: Problem) -> np.ndarray:
