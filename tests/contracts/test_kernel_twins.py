@@ -35,7 +35,7 @@ def test_every_kernel_has_a_twin_with_its_arguments():
             names = [piece.split("=")[0].split()[-1] for piece in plain.split(",") if piece.strip()]
             assert list(inspect.signature(getattr(twin, name)).parameters) == names
             found += 1
-    assert found == 5
+    assert found == 6
 
 
 def random_regressions(rng, systems, size):
@@ -168,3 +168,28 @@ def test_row_scales(k, sweeps, seed):
     loadings.draw_infinite_rows(q, gammas, 1.0, 2.0, ours)
     twin.draw_infinite_rows(q, gammas, 1.0, 2.0, theirs)
     np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("systems", "size"), SHAPES)
+def test_draw_sites(systems, size, seed):
+    """A residual not kept up to date, tau in one place of two, or a coefficient without a spike set to zero."""
+    rng = np.random.default_rng([seed, systems, size])
+    tau, log_odds = rng.standard_gamma(3.0, systems), rng.standard_normal(size)
+    log_odds[: size // 3] = np.inf
+    prior_prec = rng.standard_exponential((systems, size))
+    prior_prec[:, : size // 4] = 0.0
+    which = rng.integers(0, 3, systems)
+    rhs, z = rng.standard_normal((2, systems, size))
+    u, start = rng.random((systems, size)), rng.standard_normal((systems, size)) * rng.integers(0, 2, (systems, size))
+    results = []
+    for module in (loadings, twin):
+        coef = start.copy()
+        grams = random_precisions(np.random.default_rng(size), 3, size)
+        module.draw_sites(grams, which, prior_prec, rhs, log_odds, tau, z, u, np.empty(size), coef)
+        results.append(coef)
+    close(*results)
+    assert np.array_equal(results[0] == 0, results[1] == 0)
+    assert np.all(results[0][:, : size // 3] != 0)
+    if results[0].size > 100:
+        assert np.any(results[0] == 0)

@@ -61,3 +61,19 @@ def draw_infinite_rows(s, gamma_delta, rate_first, rate_rest, delta):
             others[h] = 1.0
             rate = rate_first if h == 0 else rate_rest
             delta[h] = gamma_delta[sweep, h] / (rate + np.sum((s * np.cumprod(others))[h:]))
+
+
+def draw_sites(grams, which, prior_prec, rhs, log_odds, tau, z, u, work, coef):
+    for j in range(len(rhs)):
+        gram = grams[which[j]]
+        for site in range(rhs.shape[1]):
+            others = coef[j].copy()
+            others[site] = 0.0
+            prior = tau[j] * prior_prec[j, site]
+            precision = tau[j] * gram[site, site] + prior
+            mean = tau[j] * (rhs[j, site] - gram[site] @ others) / precision
+            # Bayes factor of a normal with prior precision `prior` against zero.
+            with np.errstate(over="ignore", divide="ignore"):
+                odds = np.exp(log_odds[site] + 0.5 * precision * mean**2) * np.sqrt(prior / precision)
+            inside = np.isinf(log_odds[site]) or u[j, site] * (1 + odds) < odds
+            coef[j, site] = mean + z[j, site] / np.sqrt(precision) if inside else 0.0

@@ -5,10 +5,11 @@ import pytest
 
 from slamglmm.errors import FitError
 from slamglmm.fitters.slam import blocks
+from slamglmm.fitters.slam import problem as problem_module
 from slamglmm.fitters.slam.state import start_state
 from slamglmm.fitters.slam.sweep import sweep
 from slamglmm.linalg.threads import BlockPool
-from slamglmm.priors import PrecisionPrior, Priors
+from slamglmm.priors import PRIORS, PrecisionPrior, Priors
 from tests.reference.problems import tiny_problem
 
 PRIOR = PrecisionPrior(V=0.5, nu=5)
@@ -86,3 +87,35 @@ def test_small_and_wide_problems_run(formula, n, p, k):
     for values in (state.coef, state.tau, state.factors, state.kappa, state.scales.local, state.scales.row):
         assert np.all(np.isfinite(values))
     assert np.all(state.tau > 0)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"formula": "~ x + (1 | g) + (1 | h)", "missing": [([0, 3], 1)]}, {"missing": [([0, 3], 1)], "budget": 0}],
+    ids=["U integrated out", "patterns on rays", "imputed"],
+)
+def test_every_part_of_the_state_moves(options, prior, monkeypatch):
+    """A step left out keeps the joint law, so the joint tests cannot see it."""
+    options = dict(options)
+    if "budget" in options:
+        monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
+    problem = tiny_problem(priors=Priors(loadings=prior), **options)
+    state, pool = start_state(problem, np.random.SeedSequence(4)), BlockPool(1)
+    g, gamma = [], []
+    for _ in range(60):
+        before = state.copy(problem)
+        before.y = state.y.copy()
+        sweep(problem, state, pool)
+        for name in ("coef", "tau", "factors", "kappa"):
+            assert np.all(getattr(state, name) != getattr(before, name)), name
+        assert np.all(state.scales.local != before.scales.local)
+        assert np.all(state.scales.row != before.scales.row)
+        assert state.scales.delta[1] != before.scales.delta[1]
+        assert (state.scales.t2 != before.scales.t2) == (prior == "horseshoe")
+        imputed = np.concatenate([group.imputed.ravel() for group in problem.groups])
+        if problem.impute:
+            assert np.array_equal((state.y != before.y).ravel(), imputed)
+        g.append(state.g.copy())
+        gamma.append(state.gamma.copy())
+    assert all(len(set(column)) >= 4 for column in (*np.transpose(g), *np.transpose(gamma)))
