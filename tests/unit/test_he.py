@@ -192,9 +192,9 @@ def test_levels_without_records_get_effects():
 def test_sandwich_of_sparse_families_is_the_dense_one(inner, project, monkeypatch):
     data = twins(n_traits=2)
     options = {"inner": inner, "project": project}
-    dense = fit_twins(data, **options)
-    monkeypatch.setattr(inference, "DENSE_LIMIT", 10)
     found = fit_twins(data, **options)
+    monkeypatch.setattr(inference, "SPARSE_SHARE", 0.0)
+    dense = fit_twins(data, **options)
     for pairs in (((0, 0), (0, 0)), ((0, 1), (0, 1)), ((0, 0), (0, 1))):
         np.testing.assert_allclose(
             found.uncertainty.covariance(*pairs), dense.uncertainty.covariance(*pairs), rtol=1e-8, atol=1e-12
@@ -251,6 +251,7 @@ def test_jackknife_leaves_families_out(inner, monkeypatch):
     P = np.eye(n) - problem.basis @ problem.basis.T
     K = [P @ A @ P for A in [np.eye(n), *slow.dense_components(problem)]]
     r = problem.residuals[:, 0]
+    sparse_first = inference.sparse_size(problem.terms) <= inference.SPARSE_SHARE * n**2
     estimates = []
     for home in range(15):
         keep = np.arange(n) // 2 != home
@@ -271,14 +272,13 @@ def test_jackknife_leaves_families_out(inner, monkeypatch):
     expected = 14 / 15 * np.sum((np.array(estimates) - np.mean(estimates, axis=0)) ** 2, axis=0)
     np.testing.assert_allclose(np.diag(fit.uncertainty.covariance((0, 0), (0, 0))), expected, rtol=1e-8)
     assert "jackknife over 15 families" in fit.notes
-    monkeypatch.setattr(inference, "DENSE_LIMIT", 5)
+    monkeypatch.setattr(inference, "SPARSE_SHARE", 0.0 if sparse_first else 1.0)
     again = fit_twins(data, inner=inner, se="jackknife")
     np.testing.assert_allclose(again.varcorr()["se"], fit.varcorr()["se"], rtol=1e-8)
 
 
 @quiet
 def test_jackknife_over_groups_of_many_families(monkeypatch):
-    monkeypatch.setattr(inference, "DENSE_LIMIT", 10)
     monkeypatch.setattr(inference, "MAX_UNITS", 20)
     fit = fit_twins(twins(), se="jackknife", seed=1)
     assert "jackknife over 20 random groups of the 60 family units" in fit.notes

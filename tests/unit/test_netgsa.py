@@ -229,6 +229,8 @@ def test_refused_data():
         sg.netgsa(pd.concat([x, x.iloc[:1]]), groups, networks, pathways)
     with pytest.raises(DataError, match=r"pathways have 3 columns, but there are 16 genes"):
         sg.netgsa(x, groups, networks, np.ones((2, 3)))
+    with pytest.raises(DataError, match="the networks tie no measured genes together"):
+        sg.netgsa(x, groups, np.zeros((16, 16)), pathways)
     with pytest.raises(OptionError, match=r"method='reml': expected one of 'rehe', 'he', 'rerehe'"):
         fit(data, method="reml")
     with pytest.raises(OptionError, match=r"compat must be None or 'netgsa', got 'R'"):

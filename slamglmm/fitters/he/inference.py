@@ -18,8 +18,10 @@ from .problem import RESIDUAL, Problem
 from .solvers import estimate_map, solve_equations
 from .spread import SPARSE_LIMIT, component_product, cones_of, row_matrix, sparse_size
 
-# Rows up to which n x n matrices are formed for exact standard errors.
+# Rows up to which n x n matrices are formed for exact standard errors, and the share of entries up to which they are
+# kept sparse instead.
 DENSE_LIMIT = 2000
+SPARSE_SHARE = 0.05
 JACKKNIFE_LIMIT = 5000
 MAX_UNITS = 1000
 
@@ -77,10 +79,17 @@ def row_matrices(problem: Problem, project: bool) -> list[RowMatrix] | None:
     """All ``P K_i P`` (or ``K_i``), residual first; None where they would be too large."""
     if problem.markers:
         return None
-    dense = problem.n <= DENSE_LIMIT
+    dense = _prefers_dense(problem, DENSE_LIMIT) and problem.n <= DENSE_LIMIT
     if not dense and sparse_size(problem.terms) > SPARSE_LIMIT:
         return None
     return _row_matrices(problem, project, dense)
+
+
+def _prefers_dense(problem: Problem, limit: int) -> bool:
+    size = sparse_size(problem.terms)
+    if size <= min(SPARSE_LIMIT, SPARSE_SHARE * problem.n**2):
+        return False
+    return problem.n <= limit or size > SPARSE_LIMIT
 
 
 def _row_matrices(problem: Problem, project: bool, dense: bool) -> list[RowMatrix]:
@@ -290,7 +299,7 @@ def jackknife(
     Fixed effects are those of all rows. Sums over the rows of a unit and within it are taken off the moments; nothing
     is fitted anew.
     """
-    dense = problem.n <= DENSE_LIMIT or sparse_size(problem.terms) > SPARSE_LIMIT
+    dense = _prefers_dense(problem, JACKKNIFE_LIMIT)
     if problem.markers or (dense and problem.n > JACKKNIFE_LIMIT):
         raise OptionError(
             f"se='jackknife' over individuals needs n <= {JACKKNIFE_LIMIT} or sparse kinships, and no markers; here "
