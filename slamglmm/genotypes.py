@@ -83,7 +83,17 @@ class Markers:
         return int(self.values.nbytes)
 
     def take(self, rows: np.ndarray) -> Markers:
-        """The given rows, in that order (not for packed markers)."""
+        """The given rows, in that order (not for packed markers).
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            May repeat.
+
+        Returns
+        -------
+        Markers
+        """
         if len(rows) == self.n and np.array_equal(rows, np.arange(self.n)):
             return self
         labels = None if self.labels is None else self.labels[rows]
@@ -153,13 +163,24 @@ class Markers:
         )  # fmt: skip
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
-        """Slices of markers with their dosages, float64 of shape (n, markers), missing ones at the mean."""
+        """Slices of markers with their dosages, float64 of shape (n, markers), missing ones at the mean.
+
+        Parameters
+        ----------
+        size : int
+            Markers at a time.
+        """
         for start in range(0, self.m, size):
             part = slice(start, min(self.m, start + size))
             yield part, self.dosages(part)
 
     def dosages(self, part: slice) -> np.ndarray:
-        """Dosages of consecutive markers, float64 of shape (n, markers), missing ones at the mean."""
+        """Dosages of consecutive markers, float64 of shape (n, markers), missing ones at the mean.
+
+        Parameters
+        ----------
+        part : slice
+        """
         if self.kind == "bed":
             values = _unpack(self.values[part], self.n)
         elif self.kind == "csc":

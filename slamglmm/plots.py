@@ -369,12 +369,12 @@ class VariationalPlots:
         else:
             height, label = 1.0 - self._fit.lfsr.min(axis=1), "1 - smallest lfsr"
         place, chromosome = _genome(height.index, map)
+        centres = {}
         for i, (name, members) in enumerate(chromosome.groupby(chromosome, sort=False).groups.items()):
             at = chromosome.index.get_indexer(members)
+            centres[name] = float(np.ptp(place[at]) / 2 + place[at].min())
             ax.vlines(place[at], 0, height.to_numpy()[at], color=f"C{i % 2}", linewidth=0.6)
             ax.plot(place[at], height.to_numpy()[at], ".", color=f"C{i % 2}", markersize=4)
-            if name:
-                ax.text(place[at].mean(), -0.06, name, ha="center", va="top", fontsize=8)
         shown = np.flatnonzero(height.to_numpy() > name_above)
         for k in shown if len(shown) <= MOST_LABELS // 2 else ():
             ax.annotate(
@@ -387,11 +387,10 @@ class VariationalPlots:
             )
         ax.set_ylim(0, 1.12)
         ax.set_ylabel(label)
-        ax.set_xlabel("" if map is None else "chromosome", labelpad=14)
-        if map is None:
-            ax.set_xlabel("marker")
-        else:
-            ax.set_xticks([])
+        ax.set_xlabel("marker" if map is None else "chromosome")
+        if map is not None:
+            ax.set_xticks(list(centres.values()), list(centres))
+            ax.tick_params(axis="x", length=0)
         return ax
 
     def weights(self, ax: Axes | None = None, most: int = 20) -> Axes:

@@ -39,7 +39,7 @@ def sweep_mash(
     double[::1] weight_sum,
     double[::1] moments,
 ):
-    """Update the posterior mean of each marker's effects and the residual; eq. VB-9. Returns the sum of
+    """Update the posterior mean of each marker's effects and the residual; eq. VB-11. Returns the sum of
     ``log sum_t w_t BF_t - r'c + gram r'r / 2`` over markers.
 
     Covariance k has the columns ``first_value[k]:first_value[k+1]`` of `vectors` (p x v) and the components

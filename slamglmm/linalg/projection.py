@@ -108,6 +108,11 @@ class ProjectedMarkers:
         return len(self.gram)
 
     @property
+    def constant(self) -> np.ndarray:
+        """Markers that do not vary, or are combinations of the covariates."""
+        return np.flatnonzero(self.scale == 0.0)
+
+    @property
     def root_weights(self) -> np.ndarray | None:
         """Square roots of the weights, or None."""
         return np.sqrt(self.weights) if len(self.weights) else None

@@ -57,7 +57,8 @@ def test_manhattan(fits):
         points = np.concatenate([line.get_xdata() for line in ax.lines])
         assert len(points) == 30
         assert points[20:].min() > points[:20].max()
-        assert {"1", "X", "m3"} <= {text.get_text() for text in ax.texts}
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "X"]
+        assert "m3" in {text.get_text() for text in ax.texts}
     height = np.concatenate([line.get_ydata() for line in one.plot.manhattan().lines])
     np.testing.assert_allclose(height, one.pip)
     with pytest.raises(OptionError, match="map lacks 29 markers"):

@@ -283,7 +283,7 @@ def _covariates(
 
 
 def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
-    constant = np.setdiff1d(np.arange(projected.m), projected.order)
+    constant = projected.constant
     if len(constant):
         warnings.warn(
             f"{len(constant)} of {projected.m} markers do not vary beyond the covariates in the rows of the fit "

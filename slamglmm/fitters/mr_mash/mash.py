@@ -1,6 +1,6 @@
 """Variational EM of the multivariate regression with a mixture of covariances.
 
-``Y = Z W + X B + E``, rows of E ``N(0, Sigma)``, row k of B ``sum_t w_t N(0, V_t)``. Equations VB-9 to VB-14 of
+``Y = Z W + X B + E``, rows of E ``N(0, Sigma)``, row k of B ``sum_t w_t N(0, V_t)``. Equations VB-10 to VB-14 of
 docs/models/mr_mash.md. The sweep runs in whitened space, where every covariance of the prior is diagonal in a basis of
 its own, so that all multiples of one covariance share the work.
 """
@@ -50,7 +50,7 @@ class Basis:
 
 
 def whitened_basis(prior: MixturePrior, sigma: np.ndarray) -> Basis:
-    """Diagonalise every covariance of the prior together with Sigma; eq. VB-10."""
+    """Diagonalise every covariance of the prior together with Sigma; eq. VB-11."""
     root = np.linalg.cholesky(sigma)
     vectors, values, first = [], [], [0]
     if prior.null:
@@ -227,7 +227,7 @@ def sweep(model: Mash, state: MashState) -> float:
 
 
 def maximise(model: Mash, state: MashState) -> None:
-    """M-steps: weights, then the residual covariance; eq. VB-12 and VB-13."""
+    """M-steps: weights, then the residual covariance; eq. VB-13."""
     assert state.responsibility_sum is not None
     assert state.scatter is not None
     if model.learn_weights:

@@ -87,6 +87,6 @@ def marker_posteriors(model: Mash, state: MashState) -> MarkerPosteriors:
                 above[at] += weight * positive
                 below[at] += weight * np.where(sd > 0, 1.0 - positive, 0.0)
     lfsr = 1.0 - np.maximum(above, below)
-    constant = np.setdiff1d(np.arange(m), model.markers.order)
+    constant = model.markers.constant
     lfsr[constant], second[constant] = 1.0, 0.0
     return MarkerPosteriors(np.sqrt(np.maximum(second - state.coef**2, 0.0)), np.clip(lfsr, 0.0, 1.0), null)

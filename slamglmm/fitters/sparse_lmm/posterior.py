@@ -126,7 +126,7 @@ class FittedRegression:
         return out
 
     def single_effects(self, leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the effect of each lead may be; eq. VB-10.
+        """Where the effect of each lead may be; eq. VB-9.
 
         Parameters
         ----------

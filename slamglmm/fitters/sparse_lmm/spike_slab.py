@@ -130,8 +130,7 @@ def start(
     logit = theta[:, None] + model.offset if alpha is None else np.full((T, m), np.log(alpha / (1 - alpha)))
     logit = np.array(np.broadcast_to(logit, (T, m)), order="C")
     inclusion = expit(logit)
-    constant = np.setdiff1d(np.arange(m), model.markers.order)
-    inclusion[:, constant] = 0.0
+    inclusion[:, model.markers.constant] = 0.0
     return Fits(
         logit,
         inclusion,
