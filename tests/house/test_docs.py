@@ -12,6 +12,7 @@ from slamglmm.plots import SlamPlots
 from slamglmm.priors import PRIORS
 from slamglmm.results.posterior import SlamResult
 from slamglmm.results.show import Summary
+from slamglmm.results.varcomp import HeResult, NetgsaResult
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -39,6 +40,15 @@ def test_cited_equations_exist():
     assert set(labels) == {f"SLAM-{i}" for i in range(1, 23)}
 
 
+@pytest.mark.parametrize(("page", "prefix", "count"), [("he.md", "HE", 16), ("netgsa.md", "NETGSA", 5)])
+def test_cited_moment_equations_exist(page, prefix, count):
+    """The same for he and netgsa."""
+    labels = re.findall(rf"\\tag\{{({prefix}-\d+)\}}", (DOCS / "models" / page).read_text())
+    assert labels == [f"{prefix}-{i}" for i in range(1, count + 1)]
+    cited = {label for path in SOURCES for label in re.findall(rf"\b{prefix}-\d+", path.read_text())}
+    assert cited <= set(labels)
+
+
 def documented(docstring):
     """Names in the section Parameters, or None without one."""
     section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n-+\n|\Z)", inspect.cleandoc(docstring or ""), re.M | re.S)
@@ -59,10 +69,11 @@ def public_callables():
             yield pytest.param(value, False, id=name)
     for name in ("load", "names"):
         yield pytest.param(getattr(slamglmm.datasets, name), True, id=f"datasets.{name}")
-    yield pytest.param(slamglmm.simulate.slam, True, id="simulate.slam")
+    for name in ("slam", "ace", "trio", "netgsa", "microbiome"):
+        yield pytest.param(getattr(slamglmm.simulate, name), True, id=f"simulate.{name}")
     for name in ("heatmap", "clustered_order"):
         yield pytest.param(getattr(slamglmm.plots, name), True, id=f"plots.{name}")
-    for owner in (SlamResult, SlamPlots, Summary):
+    for owner in (SlamResult, SlamPlots, Summary, HeResult, NetgsaResult):
         yield from methods(owner)
 
 

@@ -110,8 +110,8 @@ def fit_netgsa(
             S, c = _pooled_subsamples(conditions, options, notes)
         if 1 - S[0, 1] ** 2 / (S[0, 0] * S[1, 1]) < 1e-10:
             raise DataError(
-                "the networks tie no measured genes together, so gene effects cannot be told from noise. Do genes of the "
-                "network and of expression have the same names?"
+                "the networks tie no measured genes together, so gene effects cannot be told from noise. Do genes of "
+                "the network and of expression have the same names?"
             )
         theta = solve_symmetric(S, c) if options.method == "he" else nonnegative_least_squares(S, c)
         _warn_at_boundary(theta, notes)
