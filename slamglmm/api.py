@@ -362,6 +362,7 @@ def sparse_lmm(
     formula: str,
     data: Any,
     *,
+    Y: Any = None,
     markers: Any,
     relmat: Mapping[str, Any] | None = None,
     family: Literal["gaussian", "binomial"] = "gaussian",
@@ -391,7 +392,10 @@ def sparse_lmm(
         ``"y ~ 1 + sex"``, or with one random effect ``"y ~ 1 + (1 | line)"``. Its share of the variance is estimated
         by REML without markers, and markers are rotated to float32 (4 n m bytes).
     data : DataFrame
-        pandas, polars or anything narwhals reads. Rows with a missing response or covariate are dropped.
+        pandas, polars or anything narwhals reads. Rows with a missing covariate are dropped; rows with a missing
+        response are predicted.
+    Y : DataFrame or array, n × 1, optional
+        The response, instead of the left side of the formula.
     markers : DataFrame, array, scipy sparse matrix, path of a PLINK .bed, or memory map
         n × m dosages. Rows are matched by index when both have one (a .bed has the ids of its .fam), else by position.
         int8 (missing: -128 or -127) stays int8. Missing genotypes count as the mean of their marker.
@@ -456,7 +460,7 @@ def sparse_lmm(
     from .fitters.sparse_lmm.fit import fit_sparse_lmm
 
     return fit_sparse_lmm(
-        design(formula, data, relmat=relmat, missing="drop", weights=weights),
+        design(formula, data, Y=Y, relmat=relmat, missing="keep", weights=weights),
         markers,
         family=family,
         log_odds=log_odds,

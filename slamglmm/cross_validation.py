@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -131,10 +132,11 @@ def cross_validate(
         observed.columns = [f"y{j + 1}" for j in range(observed.shape[1])]
     of_cell = _folds(folds, by, data, observed, seed)
     numbers = [int(f) for f in np.unique(of_cell[of_cell > 0])]
-    seeds = {f: options.get("seed", seed + f) for f in numbers}
-    options = {name: value for name, value in options.items() if name != "seed"}
+    # Variational fitters draw nothing and take no seed.
+    seeded = "seed" in options or "seed" in signature(fitter).parameters
+    seeds = {f: {"seed": options.get("seed", seed + f)} if seeded else {} for f in numbers}
     guesses = Parallel(n_jobs=n_jobs)(
-        delayed(_fit_fold)(fitter, formula, data, observed.mask(of_cell == f), predict, options | {"seed": seeds[f]})
+        delayed(_fit_fold)(fitter, formula, data, observed.mask(of_cell == f), predict, options | seeds[f])
         for f in numbers
     )
     predictions = np.full(observed.shape, np.nan)

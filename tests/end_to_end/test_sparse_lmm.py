@@ -150,15 +150,36 @@ def test_prior_log_odds():
         sg.sparse_lmm("y ~ 1", frame, markers=markers, log_odds=np.full(150, -np.inf))
 
 
-def test_missing_responses_are_dropped():
-    """A row without a response, matched by label, takes no part."""
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("formula", ["y ~ 1 + sex", "y ~ 1 + sex + (1 | group)"])
+def test_missing_responses_are_predicted(formula, packed, tmp_path):
+    """A row without a response takes no part in the fit, the means of genotypes included, and is predicted."""
     frame, markers, _ = data()
     gaps = frame.copy()
+    gaps["group"] = [f"g{k % 39}" for k in range(len(gaps))]
+    markers = markers.mask(np.random.default_rng(0).random(markers.shape) < 0.02)
+    if packed:
+        markers = bed_columns(markers.to_numpy(), tmp_path)
+        gaps.index = markers.labels
     gaps.loc[gaps.index[::10], "y"] = np.nan
-    with pytest.warns(sg.errors.DroppedRowsWarning, match="30 of 300"):
-        one = sg.sparse_lmm("y ~ 1 + sex", gaps, markers=markers)
-    two = sg.sparse_lmm("y ~ 1 + sex", gaps.dropna(), markers=markers)
+    one = sg.sparse_lmm(formula, gaps, markers=markers)
+    seen = gaps.dropna()
+    two = sg.sparse_lmm(formula, seen, markers=markers)
     np.testing.assert_allclose(one.pip, two.pip, atol=1e-10)
+    unseen = gaps[gaps["y"].isna()]
+    np.testing.assert_allclose(one.fitted().loc[seen.index], two.fitted(), atol=1e-8)
+    np.testing.assert_allclose(one.fitted().loc[unseen.index], two.predict(unseen, markers=markers), atol=1e-6)
+    assert any("30 row(s) without a response are predicted" in note for note in one.notes)
+
+
+def test_cross_validation():
+    """Both fitters predict what was masked."""
+    frame, markers, _ = data()
+    Y = frame[["y"]]
+    for fitter, options in ((sg.sparse_lmm, {}), (sg.mr_mash, {"covariances": [[[1.0]]]})):
+        cv = sg.cross_validate(fitter, "~ 1 + sex + age", frame, Y=Y, markers=markers, folds=3, by="rows", **options)
+        assert cv.summary().loc["y", "n"] == len(frame)
+        assert cv.summary().loc["y", "correlation"] > 0.6
 
 
 def test_offset():
@@ -342,7 +363,7 @@ def test_refused_data(tmp_path):
             sg.sparse_lmm(formula, frame, markers=markers)
 
     refuse(r"markers are empty \(50 rows x 0 markers\)", markers=markers.iloc[:, :0])
-    refuse(r"1 row\(s\) are too few", frame=frame.iloc[:1])
+    refuse(r"1 row\(s\) with a response are too few", frame=frame.iloc[:1])
     refuse("none of the 10 markers varies", markers=markers * 0 + 1)
     refuse("response 'y' is 3 in all 50 rows", frame=frame.assign(y=3.0))
     refuse("the covariates explain the response exactly", frame=frame.assign(y=2 * frame["age"]))
@@ -390,8 +411,7 @@ def test_glucosinolates_known_loci():
     for trait in data.Y:
         y = data.Y[trait]
         logged = np.log(y + 0.5 * y[y > 0].min())
-        with pytest.warns(sg.errors.DroppedRowsWarning):
-            fit = sg.sparse_lmm("y ~ 1", data.frame.assign(y=logged), markers=data.markers)
+        fit = sg.sparse_lmm("y ~ 1", data.frame.assign(y=logged), markers=data.markers)
         hits = place.loc[fit.pip.index[fit.pip > 0.9]]
 
         def near(chromosome, low, high, hits=hits):

@@ -91,7 +91,9 @@ def test_leukemia_trace():
         X, y, bounds, alpha, eta = (stored[key] for key in ("X", "y", "trace_logw", "trace_alpha", "trace_eta"))
     n, m = X.shape
     markers = read_markers(X)
-    data = RegressionData(markers, markers, markers.columns(), y, np.ones((n, 1)), None, n, np.arange(n), 0.0, None)
+    data = RegressionData(
+        markers, markers, markers.columns(), y, np.ones((n, 1)), None, n, markers, np.arange(n), 0.0, None
+    )
     fit = Logistic(data, np.zeros(m), frozenset(), 1.0, -2.5 * LN10, alpha=1 / m)
     for _ in bounds:
         fit.step(BlockPool(1))

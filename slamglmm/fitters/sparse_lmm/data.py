@@ -60,9 +60,10 @@ class RegressionData:
     weights : ndarray, length n, or None
         Zero for rows that are not in the data.
     n_obs : int
-        Rows in the data.
-    at : ndarray of int, length n_obs
-        Row of the storage for each row of the design.
+        Rows of the design with a response.
+    given : Markers
+        As the user gave them; row ``everyone[i]`` of it is row i of the design.
+    everyone : ndarray of int
     constant : float
         Terms of the bound: ``(sum log w - log |V|) / 2``.
     polygenic : Polygenic or None
@@ -75,7 +76,8 @@ class RegressionData:
     Z: np.ndarray
     weights: np.ndarray | None
     n_obs: int
-    at: np.ndarray
+    given: Markers
+    everyone: np.ndarray
     constant: float
     polygenic: Polygenic | None
 
@@ -92,13 +94,13 @@ class RegressionData:
         self.__dict__["columns"] = self.markers.columns(self.used)
 
 
-def regression_data(design: Design, source: Markers, out: str | Path | None, family: str) -> RegressionData:
-    """Line up markers with the design's rows and take everything to the storage's rows.
+def regression_data(design: Design, given: Markers, out: str | Path | None, family: str) -> RegressionData:
+    """Line up markers with the design's rows, and take those with a response to the storage's rows.
 
     Parameters
     ----------
     design : Design
-    source : Markers
+    given : Markers
     out : path, optional
         File for rotated markers; in memory unless given.
     family : str
@@ -110,11 +112,14 @@ def regression_data(design: Design, source: Markers, out: str | Path | None, fam
     if design.Y is None or design.Y.shape[1] != 1:
         found = "none" if design.Y is None else str(design.Y.shape[1])
         raise OptionError(f"sparse_lmm takes one response on the left of '~'; found {found}.")
-    n, b = design.X.shape
-    Z = design.X.to_numpy(dtype=np.float64)
+    y = design.Y.to_numpy(dtype=np.float64)[:, 0]
+    seen = np.flatnonzero(~np.isnan(y))
+    y, Z = y[seen].copy(), design.X.to_numpy(dtype=np.float64)[seen]
+    n, b = Z.shape
     if n < np.linalg.matrix_rank(Z) + 2:
-        raise DataError(f"{n} row(s) are too few for {b} covariate(s) and markers; at least {b + 2} are needed.")
-    y = design.Y.to_numpy(dtype=np.float64)[:, 0].copy()
+        raise DataError(
+            f"{n} row(s) with a response are too few for {b} covariate(s) and markers; at least {b + 2} are needed."
+        )
     if family == "binomial":
         if design.offset is not None:
             raise OptionError("an offset is not supported with family='binomial'.")
@@ -125,38 +130,40 @@ def regression_data(design: Design, source: Markers, out: str | Path | None, fam
     if np.ptp(y) == 0:
         raise DataError(f"response '{design.traits[0]}' is {y[0]:g} in all {n} rows; there is nothing to explain.")
     if design.offset is not None:
-        y -= design.offset
-    at = match_rows(source, design.X.index, design.rows, n + design.n_dropped)
-    weights = design.weights
+        y -= design.offset[seen]
+    everyone = match_rows(given, design.X.index, design.rows, design.n + design.n_dropped)
+    at = everyone[seen]
+    weights = None if design.weights is None else design.weights[seen]
     if design.terms:
         if family == "binomial":
             raise OptionError("family='binomial' with a random effect is not supported; leave the random effect out.")
-        return _rotated(design, source, at, y, Z, weights, out)
+        return _rotated(design, given, everyone, seen, y, Z, weights, out)
     constant = 0.0 if weights is None else 0.5 * float(np.log(weights).sum())
-    if not source.packed:
-        picked = source.take(at)
-        return RegressionData(picked, picked, picked.columns(), y, Z, weights, n, np.arange(n), constant, None)
+    if not given.packed:
+        picked = given.take(at)
+        return RegressionData(picked, picked, picked.columns(), y, Z, weights, n, given, everyone, constant, None)
     if len(np.unique(at)) < n:
-        twice = design.X.index[pd.Index(at).duplicated()]
+        twice = design.X.index[seen][pd.Index(at).duplicated()]
         raise DataError(
             f"data has several rows for the individuals {shortlist(twice.unique())} of the .bed file. Repeated records "
             "need unpacked markers: pass sg.genotypes.open_plink(path).unpacked()."
         )
-    whole = np.zeros(source.n)
+    whole = np.zeros(given.n)
     whole[at] = 1.0 if weights is None else weights
-    spread_y, spread_Z = np.zeros(source.n), np.zeros((source.n, b))
+    spread_y, spread_Z = np.zeros(given.n), np.zeros((given.n, b))
     spread_y[at], spread_Z[at] = y, Z
-    everyone = n == source.n and weights is None
-    columns = source.columns(None if everyone else whole > 0)
+    plain = n == given.n and weights is None
+    columns = given.columns(None if plain else whole > 0)
     return RegressionData(
-        source, source, columns, spread_y, spread_Z, None if everyone else whole, n, at, constant, None
+        given, given, columns, spread_y, spread_Z, None if plain else whole, n, given, everyone, constant, None
     )
 
 
 def _rotated(
     design: Design,
-    source: Markers,
-    at: np.ndarray,
+    given: Markers,
+    everyone: np.ndarray,
+    seen: np.ndarray,
     y: np.ndarray,
     Z: np.ndarray,
     weights: np.ndarray | None,
@@ -169,7 +176,7 @@ def _rotated(
             f"{shortlist(term.label for term in design.terms)}."
         )
     term = design.terms[0]
-    n, m = len(y), source.m
+    n, m = len(y), given.m
     size = 4 * n * m
     if size > ROTATED_LIMIT and out is None:
         raise OptionError(
@@ -177,7 +184,7 @@ def _rotated(
             f"{ROTATED_LIMIT / 2**30:.0f} GiB. Give out='file' to keep them on disk, or leave the random effect out."
         )
     root = np.ones(n) if weights is None else np.sqrt(weights)
-    loads = term.Z * root[:, None]
+    loads = term.Z[seen] * root[:, None]
     covariance = loads if term.K is None else loads @ term.K
     kernel = covariance @ loads.T
     values, U = symmetric_eigen(np.asarray(kernel.todense() if hasattr(kernel, "todense") else kernel))
@@ -191,16 +198,16 @@ def _rotated(
         if out is None
         else np.memmap(Path(out), dtype=np.float32, mode="w+", shape=(m, n))
     )
-    picked = source.unpacked().take(at)
+    picked = given.unpacked().take(everyone[seen])
     for part, dosages in picked.blocks(ROTATION_BLOCK):
         rotated[part] = (basis @ dosages).T
     back = share * np.asarray(covariance.T @ (U * shrink))
     constant = -0.5 * float(np.log(d).sum()) + float(np.log(root).sum())
     polygenic = Polygenic(term.label, share, term.levels, back, float(np.log(d).sum()))
-    markers = Markers("float32", n, m, source.names, None, rotated)
+    markers = Markers("float32", n, m, given.names, None, rotated)
     return RegressionData(
-        markers, picked, markers.columns(), shrink * y_rotated, shrink[:, None] * Z_rotated, None, n, np.arange(n),
-        constant, polygenic,
+        markers, picked, markers.columns(), shrink * y_rotated, shrink[:, None] * Z_rotated, None, n, given,
+        everyone, constant, polygenic,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.special import expit, softmax
 
 from ... import __version__
+from ..._kernels.columns import add_columns
 from ...design import Design
 from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist
 from ...genotypes import Markers, read_markers
@@ -312,6 +313,9 @@ def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
 
 def _notes(data: RegressionData, starts: pd.DataFrame) -> list[str]:
     notes = [f"markers held as {data.markers.kind}, {data.markers.nbytes / 2**20:.1f} MiB"]
+    unseen = len(data.everyone) - data.n_obs
+    if unseen:
+        notes.append(f"{unseen} row(s) without a response are predicted, not fitted")
     if data.polygenic is not None:
         notes.append(f"share of '{data.polygenic.label}' by REML without markers; markers rotated to float32")
     spread = float(starts["elbo"].max() - starts["elbo"].min())
@@ -343,8 +347,10 @@ def _result(
         working = np.divide(data.y - 0.5, projected.weights, out=np.zeros_like(target), where=projected.weights > 0)
         target = working + target - data.y
     covariates, covariates_sd = _covariates(projected, estimate, target, design.X.shape[1])
-    effects = regression.marker_effects(scaled)
-    fitted = design.X.to_numpy(dtype=np.float64) @ covariates + effects
+    means = data.source.means(data.used)
+    effects = np.zeros((1, data.given.n))
+    add_columns(data.given.columns(fill=means), scaled[None], np.empty(0), effects)
+    fitted = design.X.to_numpy(dtype=np.float64) @ covariates + effects[0, data.everyone]
     random = None
     if data.polygenic is not None:
         values = data.polygenic.back @ (target - data.Z @ covariates)
@@ -362,7 +368,7 @@ def _result(
         converged=estimate.converged,
         covariates=covariates[:, None],
         covariates_sd=covariates_sd[:, None],
-        marker_means=data.source.means(data.used),
+        marker_means=means,
         fitted_values=fitted[:, None],
         pip=pd.Series(estimate.pip, index=names, name="pip"),
         coef=pd.Series(scaled, index=names, name="coef"),

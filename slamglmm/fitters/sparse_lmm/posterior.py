@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from ..._kernels.columns import add_columns
 from ...linalg.projection import ProjectedMarkers, project_markers
 from .data import RegressionData
 from .spike_slab import Fits, SpikeSlab, slab_variance
@@ -77,14 +76,6 @@ class FittedRegression:
     slope: np.ndarray | None
     offset: np.ndarray
     estimate: Estimate
-
-    def marker_effects(self, coef: np.ndarray) -> np.ndarray:
-        """``G coef`` in the rows of the design, for effects of one unit of dosage."""
-        data = self.data
-        columns = data.columns if data.polygenic is None else data.source.columns()
-        out = np.zeros((1, columns.shape[0]))
-        add_columns(columns, np.ascontiguousarray(coef[None]), np.empty(0), out)
-        return out[0, data.at]
 
     def _projected(self, slope: np.ndarray | None) -> ProjectedMarkers:
         weights = self.data.weights if slope is None else slope
