@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def timed(function, rounds=ROUNDS):
 
 
 def anonymous_mib():
-    """Peak and current memory that no file backs."""
+    """Memory that no file backs, and the peak of all memory."""
     status = Path("/proc/self/status").read_text() if Path("/proc/self/status").exists() else ""
     lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     current = float(lines["RssAnon"].split()[0]) / 1024 if "RssAnon" in lines else float("nan")
@@ -81,10 +82,20 @@ def file_design(folder, n, n_kinships):
 def case_file(n, n_kinships):
     with tempfile.TemporaryDirectory() as folder:
         design = file_design(folder, n, n_kinships)
-        before, _ = anonymous_mib()
         out = timed(lambda: fit_he(design, OPTIONS))
-        after, peak = anonymous_mib()
-        return {**out, "anonymous_MiB_before": before, "anonymous_MiB_after": after, "peak_rss_MiB": peak}
+        peak = [0.0]
+        done = threading.Event()
+
+        def watch():
+            while not done.wait(0.001):
+                peak[0] = max(peak[0], anonymous_mib()[0])
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        fit_he(design, OPTIONS)
+        done.set()
+        watcher.join()
+        return {**out, "peak_anonymous_MiB": peak[0]}
 
 
 def case_evicted(n):

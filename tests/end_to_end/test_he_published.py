@@ -1,8 +1,12 @@
 """`he` against REHE's R code, GENESIS, RHE-mc and exact solutions stored with their inputs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 import slamglmm as sg
 from slamglmm.errors import SlamWarning
@@ -68,6 +72,43 @@ def test_rehe_r_code(name):
     full = expected.get("rehe_full")
     if full:
         np.testing.assert_allclose(fit.fixef().to_numpy()[:, 0], full["beta_gls"], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", r_code("rehe_sparse"))
+def test_rehe_r_code_of_sparse_kinships(name):
+    """The R code takes the triangle when K is sparse."""
+    stored, want = published.arrays("rehe", name), published.expected("rehe", name)["rehe_r_code"]["rehe_sparse"]
+    formula, frame, _ = published.he_case(stored, published.kinships(stored))
+    K = sparse.csr_array(stored["K1"])
+    assert K.nnz == want["nnz"] or K.nnz == 2 * want["nnz"] - len(stored["y"])
+    fit = sg.he(
+        f"y ~ {formula}",
+        frame,
+        relmat={"K1": (K, frame["id"])},
+        project=False,
+        inner="triangle",
+        se=None,
+    )
+    np.testing.assert_allclose(fit.theta[:, 0, 0], want["rehe"], atol=1e-8)
+
+
+@pytest.mark.slow
+def test_the_case_that_is_too_large_to_store(tmp_path):
+    """Its generator is, with checksums of the arrays."""
+    name = "h1_trio_c3_n3000"
+    script = published.FOLDER / "rehe" / "make_inputs.py"
+    subprocess.run([sys.executable, script, tmp_path, "--seed", "20240601", "--only", name], check=True)
+    with np.load(tmp_path / name / "inputs.npz") as made:
+        stored = {key: made[key] for key in made}
+    moments = compute_moments(published.he_problem(stored, published.kinships(stored)))
+    expected = published.expected("rehe", name)
+    for short, inner in INNER.items():
+        equations, want = moments.equations(inner, False), expected[f"unproj_{short}"]
+        np.testing.assert_allclose(equations.S, want["gram"], rtol=1e-10)
+        np.testing.assert_allclose(equations.c[:, 0, 0], want["rhs"], rtol=1e-8)
+        np.testing.assert_allclose(
+            nonnegative_least_squares(equations.S, equations.c[:, 0, 0]), want["rehe"], atol=1e-8
+        )
 
 
 @pytest.mark.parametrize("name", having("wald_sandwich"))
@@ -264,10 +305,11 @@ def test_rhemc_example_by_probes():
     np.testing.assert_allclose([*theta[1:], theta[0]], expected["covariates_no_intercept_exact_trace"], atol=0.004)
 
 
-def test_random_trace_with_stored_probes():
-    stored = published.arrays("rehe", "h1_geno_n1000")
-    want = published.expected("rehe", "h1_geno_n1000")["random_trace"]
-    z = published.arrays("rehe", "h1_geno_n1000", "probes")["Z"].astype(float)
+@pytest.mark.parametrize("name", having("random_trace"))
+def test_random_trace_with_stored_probes(name):
+    stored = published.arrays("rehe", name)
+    want = published.expected("rehe", name)["random_trace"]
+    z = published.arrays("rehe", name, "probes")["Z"].astype(float)
     from slamglmm.fitters.he.markers import Genotypes, MarkerTerm
     from slamglmm.fitters.he.problem import build_problem
     from slamglmm.genotypes import read_markers
