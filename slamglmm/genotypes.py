@@ -26,7 +26,10 @@ BED_MAGIC = b"\x6c\x1b\x01"
 # Copies of the first allele for the codes 00, 01 (missing), 10, 11.
 BED_DOSAGE = (2.0, np.nan, 1.0, 0.0)
 
-_NO_BYTES = np.empty(0, dtype=np.uint8)
+_NO_CODE = 255
+# Code of an int8 dosage, looked up by its unsigned byte.
+_BED_CODES = np.full(256, _NO_CODE, dtype=np.uint8)
+_BED_CODES[[0, 1, 2, MISSING_INT8[0] % 256, MISSING_INT8[1] % 256]] = 3, 2, 0, 1, 1
 _NO_FLOATS = np.empty(0, dtype=np.float32)
 _NO_STARTS = np.empty(0, dtype=np.int64)
 _NO_ROWS = np.empty(0, dtype=np.int32)
@@ -478,16 +481,18 @@ class PlinkWriter:
         """
         if dosages.shape != (self._n, len(names)):
             raise DataError(f"dosages are {dosages.shape}, expected {(self._n, len(names))}.")
-        codes = np.full((len(names), 4 * ((self._n + 3) // 4)), 255, dtype=np.uint8)
-        for code, dosage in ((3, 0), (2, 1), (0, 2)):
-            codes[:, : self._n][(dosages == dosage).T] = code
-        missing = np.isnan(dosages) if dosages.dtype.kind == "f" else dosages < -126
-        codes[:, : self._n][missing.T] = 1
-        if (codes[:, : self._n] == 255).any():
+        if dosages.dtype.kind == "f":
+            whole = np.isin(dosages, (0.0, 1.0, 2.0)) | np.isnan(dosages)
+            dosages = np.where(whole & ~np.isnan(dosages), dosages, np.where(whole, MISSING_INT8[0], 3.0))
+        elif dosages.dtype != np.int8:
+            dosages = np.clip(dosages, -128, 3)
+        # One table look-up a genotype: a file has billions of them.
+        codes = np.zeros((len(names), 4 * ((self._n + 3) // 4)), dtype=np.uint8)
+        codes[:, : self._n] = _BED_CODES[np.ascontiguousarray(dosages.T, dtype=np.int8).view(np.uint8)]
+        if (codes == _NO_CODE).any():
             raise DataError("dosages of a .bed file must be 0, 1, 2 or missing.")
-        codes[:, self._n :] = 0
-        quads = codes.reshape(len(names), -1, 4)
-        self._genotypes.write((quads << np.array([0, 2, 4, 6], dtype=np.uint8)).sum(axis=2, dtype=np.uint8).tobytes())
+        packed = codes[:, 0::4] | codes[:, 1::4] << 2 | codes[:, 2::4] << 4 | codes[:, 3::4] << 6
+        self._genotypes.write(packed.tobytes())
         positions = range(1, len(names) + 1) if positions is None else positions
         self._map.writelines(
             f"{chromosome}\t{name}\t0\t{position}\tA\tB\n" for name, position in zip(names, positions, strict=True)
