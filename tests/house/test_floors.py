@@ -28,6 +28,7 @@ ALLOWED = {
     "simulate": {"relmat", "genotypes", "errors"},
     "plots": {"results", "diagnostics", "errors"},
     "api": {"design", "links", "priors", "results", "relmat", "fitters", "errors"},
+    "cross_validation": {"api", "design", "results", "errors"},
     "cli": {"api", "datasets", "design", "relmat", "results", "errors"},
     "__main__": {"cli"},
 }

@@ -14,7 +14,9 @@ def test_every_kernel_has_a_twin():
     kernels = {
         name
         for source in Path(slamglmm._kernels.__file__).parent.glob("*.pyx")
-        for name in re.findall(r"^def (\w+)", source.read_text(), re.M)
+        # A function that takes no array (the size of a scratch space, say) is not a kernel.
+        for name, arguments in re.findall(r"^def (\w+)\((.*?)\):", source.read_text(), re.M | re.S)
+        if "[" in arguments
     }
     twins = {
         node.name
