@@ -26,7 +26,8 @@ FALSE_ALARM = 1e-4
 POOL = BlockPool(1)
 
 ONE, TWO = "~ x + (1 | g)", "~ x + (1 | g) + (1 | h)"
-SCATTERED = [([0, 3], 1), ([5, 6, 7], 2)]
+# Two traits share a pattern, so they come first: the sampler's order of traits is 1, 2, 0.
+SCATTERED = [([0, 3], 0), ([5, 6, 7], 1), ([5, 6, 7], 2)]
 LAYOUTS = {
     "one effect": {"formula": ONE},
     "singular K, repeated records": {"formula": ONE, "n": 12, "levels": 8, "rank": 5},
@@ -323,7 +324,7 @@ def test_imputed_cells(monkeypatch):
     for i in range(N):
         blocks.draw_missing(problem, state, rng)
         drawn[i] = state.y
-    assert imputed.sum() == 5
+    assert imputed.sum() == 8
     assert np.array_equal(drawn[:, ~imputed], np.broadcast_to(before[~imputed], (N, (~imputed).sum())))
     mean = state.coef @ np.concatenate((problem.x, state.factors)) + state.random
     left = problem.grid.residual_share[state.g]

@@ -14,7 +14,8 @@ from tests.reference.dense import Dense, basis, level_covariance
 from tests.reference.problems import tiny_problem, uncollapsed
 
 ONE, TWO = "~ x + (1 | g)", "~ x + (1 | g) + (1 | h)"
-SCATTERED = [([0, 3], 0), ([5, 6, 7], 2)]
+# Two traits share a pattern, so they come first: the sampler's order of traits is 1, 2, 0.
+SCATTERED = [([0, 3], 0), ([5, 6, 7], 1), ([5, 6, 7], 2)]
 LAYOUTS = {
     "U integrated out": {"formula": ONE},
     "U integrated out, levels without records": {"formula": ONE, "n": 9, "levels": 12},

@@ -89,7 +89,23 @@ def test_small_and_wide_problems_run(formula, n, p, k):
     assert np.all(state.tau > 0)
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", ["horseshoe", "infinite"])
+def test_row_scales_see_the_loadings_as_they_are(prior, monkeypatch):
+    """The sums go from the scale move to the swap to the row scales: each must leave them up to date."""
+    problem = tiny_problem(k=3, priors=Priors(loadings=prior))
+    state, pool, seen = start_state(problem, np.random.SeedSequence(3)), BlockPool(1), []
+
+    def spy(self, q, scales, n_rows, rng, right=PRIORS[prior].draw_rows):
+        seen.append(q / blocks.loading_sums(state, problem.b))
+        right(self, q, scales, n_rows, rng)
+
+    monkeypatch.setattr(PRIORS[prior], "draw_rows", spy)
+    for _ in range(20):
+        sweep(problem, state, pool)
+    np.testing.assert_allclose(seen, np.ones((20, 3)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("prior", ["horseshoe", "infinite"])
 @pytest.mark.parametrize(
     "options",
     [{}, {"formula": "~ x + (1 | g) + (1 | h)", "missing": [([0, 3], 1)]}, {"missing": [([0, 3], 1)], "budget": 0}],
