@@ -228,6 +228,30 @@ def test_sandwich_is_the_variance_of_the_estimator(inner):
 
 
 @quiet
+@pytest.mark.parametrize("project", [True, False])
+@pytest.mark.parametrize("n_traits", [1, 2])
+def test_sandwich_of_one_grouping_factor(n_traits, project, monkeypatch):
+    """Large groups, weights and covariates, without any n x n matrix."""
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"g": rng.integers(0, 6, 90), "x": rng.standard_normal(90), "w": rng.uniform(0.5, 2, 90)})
+    Y = pd.DataFrame(rng.standard_normal((6, n_traits))[frame["g"]] + rng.standard_normal((90, n_traits)))
+    options = {"Y": Y, "weights": "w", "project": project}
+    found = sg.he("~ x + (1 | g)", frame, **options)
+    monkeypatch.setattr("slamglmm.fitters.he.spread.Spread.squares", None)  # the short cut is not taken below
+    monkeypatch.setattr(
+        inference, "row_matrices", lambda problem, project, inner: inference.form_row_matrices(problem, project, True)
+    )
+    dense = sg.he("~ x + (1 | g)", frame, **options)
+    for t in range(n_traits):
+        np.testing.assert_allclose(
+            found.uncertainty.covariance((0, 0), (0, t)),
+            dense.uncertainty.covariance((0, 0), (0, t)),
+            rtol=1e-8,
+            atol=1e-14,
+        )
+
+
+@quiet
 def test_sandwich_by_probes(monkeypatch):
     frame, _, K = genotype_frame()
     frame = frame.assign(id=range(80))

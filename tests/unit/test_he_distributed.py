@@ -119,18 +119,21 @@ def test_nothing_large_moves(data, cluster):
     assert workers <= set(cluster.scheduler_info()["workers"])
 
 
+def transfers(dask_worker):
+    """Sizes of all messages between workers so far."""
+    return [log["total"] for log in [*dask_worker.transfer_incoming_log, *dask_worker.transfer_outgoing_log]]
+
+
 def test_workers_open_the_files_themselves(data, cluster):
-    """Both workers read, and no message is as large as a tile."""
+    """Only sums travel between workers: no message comes near the size of a task's part of a file."""
     frame, *_ = data
+    before = {worker: len(sizes) for worker, sizes in cluster.run(transfers).items()}
     sg.he(FORMULA, frame, relmat=mapped(data), method="he", se=None, backend="dask")
-
-    def tasks(dask_worker):
-        return sum(1 for key in dask_worker.state.tasks), [
-            log["total"] for log in [*dask_worker.transfer_incoming_log, *dask_worker.transfer_outgoing_log]
-        ]
-
-    sent = [size for _, sizes in cluster.run(tasks).values() for size in sizes]
-    assert max(sent, default=0) < N * N * 8 / 4
+    after = cluster.run(transfers)
+    sent = [size for worker, sizes in after.items() for size in sizes[before[worker] :]]
+    columns, n_sources = 3, 2
+    inputs = N * (n_sources * (columns + 1) + 1) * 8
+    assert max(sent, default=0) < 2 * inputs < ours.TASK_BYTES
 
 
 def test_asymmetric_dask_array_is_refused(data):

@@ -282,7 +282,7 @@ def _bootstrap(
 ) -> TraitCovariances:
     diagonals = np.vstack([np.ones(problem.n), moments.diagonals])
     if options.project and options.inner != "full":
-        diagonals = np.array([m.diagonal() for m in inference._row_matrices(problem, True, True)])
+        diagonals = np.array([m.diagonal() for m in inference.form_row_matrices(problem, True, True)])
     draws = []
     for j in range(problem.t):
         root = inference.covariance_root(problem, theta[:, j, j])

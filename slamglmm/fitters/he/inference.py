@@ -16,7 +16,7 @@ from .markers import jackknife_blocks
 from .moments import Moments, NormalEquations
 from .problem import RESIDUAL, Problem
 from .solvers import estimate_map, solve_equations
-from .spread import SPARSE_LIMIT, component_product, cones_of, row_matrix, sparse_size
+from .spread import SPARSE_LIMIT, Spread, component_product, cones_of, row_matrix, sparse_size
 
 # Rows up to which n x n matrices are formed for exact standard errors, and the share of entries up to which they are
 # kept sparse instead.
@@ -24,6 +24,44 @@ DENSE_LIMIT = 2000
 SPARSE_SHARE = 0.05
 JACKKNIFE_LIMIT = 5000
 MAX_UNITS = 1000
+# Numbers in the largest array of random columns; more probes come in batches.
+PROBE_NUMBERS = 50_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMatrix:
+    """``a I + Z diag(d) Z'`` for one grouping factor: sums and products stay of this form, whatever the size of groups.
+
+    Attributes
+    ----------
+    a : float
+    d : ndarray, length r
+    term : Spread
+        With one effect and no relationship matrix.
+    counts : ndarray, length r
+        Diagonal of ``Z'Z``.
+    """
+
+    a: float
+    d: np.ndarray
+    term: Spread
+    counts: np.ndarray
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, GroupMatrix):
+            d = self.a * other.d + other.a * self.d + self.d * self.counts * other.d
+            return GroupMatrix(self.a * other.a, d, self.term, self.counts)
+        return self.a * other + self.term.to_rows(self.d[:, None] * self.term.to_levels(other, 0), 0)
+
+    def __mul__(self, by: float) -> GroupMatrix:
+        return GroupMatrix(self.a * by, self.d * by, self.term, self.counts)
+
+    def __add__(self, other: GroupMatrix) -> GroupMatrix:
+        return GroupMatrix(self.a + other.a, self.d + other.d, self.term, self.counts)
+
+    def trace(self) -> float:
+        """Sum of the diagonal."""
+        return self.a * len(self.term.codes) + float(self.counts @ self.d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +70,7 @@ class RowMatrix:
 
     Attributes
     ----------
-    base : ndarray or csr_array, n x n
+    base : ndarray, csr_array or GroupMatrix, n x n
     left, right : ndarray, n x k
     """
 
@@ -66,7 +104,9 @@ class RowMatrix:
 
     def trace_with(self, other: RowMatrix) -> float:
         """``tr(A B)``."""
-        if sparse.issparse(self.base):
+        if isinstance(self.base, GroupMatrix):
+            total = (self.base @ other.base).trace()
+        elif sparse.issparse(self.base):
             total = float(self.base.multiply(other.base.T).sum())
         else:
             total = float(np.einsum("ab,ba->", self.base, other.base))
@@ -75,14 +115,19 @@ class RowMatrix:
         return total + float(np.sum((self.right.T @ other.left) * (other.right.T @ self.left).T))
 
 
-def row_matrices(problem: Problem, project: bool) -> list[RowMatrix] | None:
+def row_matrices(problem: Problem, project: bool, inner: str) -> list[RowMatrix] | None:
     """All ``P K_i P`` (or ``K_i``), residual first; None where they would be too large."""
     if problem.markers:
         return None
+    if inner == "full" and len(problem.components) == 1 and problem.terms[0].kernel is None:
+        term = problem.terms[0]
+        counts, none = term.squares(0, 0), np.zeros(term.r)
+        one = GroupMatrix(1.0, none, term, counts)
+        return _projected(problem, project, [one, GroupMatrix(0.0, none + 1.0, term, counts)], False)
     dense = _prefers_dense(problem, DENSE_LIMIT) and problem.n <= DENSE_LIMIT
     if not dense and sparse_size(problem.terms) > SPARSE_LIMIT:
         return None
-    return _row_matrices(problem, project, dense)
+    return form_row_matrices(problem, project, dense)
 
 
 def _prefers_dense(problem: Problem, limit: int) -> bool:
@@ -92,12 +137,17 @@ def _prefers_dense(problem: Problem, limit: int) -> bool:
     return problem.n <= limit or size > SPARSE_LIMIT
 
 
-def _row_matrices(problem: Problem, project: bool, dense: bool) -> list[RowMatrix]:
+def form_row_matrices(problem: Problem, project: bool, dense: bool) -> list[RowMatrix]:
+    """All ``P K_i P`` (or ``K_i``), residual first, as dense arrays or as sparse ones plus low rank."""
     n = problem.n
     bases: list[Any] = [np.eye(n) if dense else sparse.eye_array(n, format="csr")]
     bases += [row_matrix(problem.terms[c.term], c, dense) for c in problem.components]
+    return _projected(problem, project, bases, dense)
+
+
+def _projected(problem: Problem, project: bool, bases: list[Any], dense: bool) -> list[RowMatrix]:
     basis = problem.basis
-    none = np.zeros((n, 0))
+    none = np.zeros((problem.n, 0))
     if not project or not problem.m:
         return [RowMatrix(base, none, none) for base in bases]
     out = []
@@ -178,10 +228,10 @@ def sandwich(
     single = problem.t == 1
     weights = np.ones((1, 1, 1)) if single else theta
     mapping = estimate_map(equations)
-    projected = row_matrices(problem, True)
+    projected = row_matrices(problem, True, inner)
     if projected is None:
         return _sandwich_by_probes(problem, theta, weights, mapping, inner, project, n_probes, rng)
-    left = projected if project else row_matrices(problem, False)
+    left = projected if project else row_matrices(problem, False, inner)
     assert left is not None
     left = [weighted(matrix, "full" if inner == "offdiag" and i == 0 else inner) for i, matrix in enumerate(left)]
     right = [_combined(projected, theta[:, 0, 0])] if single else projected
@@ -234,8 +284,7 @@ def _sandwich_by_probes(
         return U - problem.basis @ (problem.basis.T @ U)
 
     single = problem.t == 1
-    z = rng.choice([-1.0, 1.0], size=(problem.n, n_probes))
-    q = len(theta)
+    q, f = len(theta), 1 if single else len(theta)
 
     def left(U: np.ndarray) -> list[np.ndarray]:
         if not project:
@@ -246,16 +295,18 @@ def _sandwich_by_probes(
         parts = [project_off(V) for V in apply_components(problem, project_off(U))]
         return [np.einsum("i,inb->nb", theta[:, 0, 0], np.array(parts))] if single else parts
 
-    right_left = [right(U) for U in left(z)]  # R_a M_i z
-    right_first = right(z)
-    left_right = [left(U) for U in right_first]  # M_j R_b z at [b][j]
-    f = len(right_first)
     by_probe = np.empty((n_probes, q, f, q, f))
-    for i in range(q):
-        for a in range(f):
-            for j in range(q):
-                for b in range(f):
-                    by_probe[:, i, a, j, b] = np.einsum("nz,nz->z", right_left[i][a], left_right[b][j])
+    size = max(1, PROBE_NUMBERS // (problem.n * q * f))
+    for start in range(0, n_probes, size):
+        batch = slice(start, min(start + size, n_probes))
+        z = rng.choice([-1.0, 1.0], size=(problem.n, batch.stop - start))
+        right_left = [right(U) for U in left(z)]  # R_a M_i z
+        left_right = [left(U) for U in right(z)]  # M_j R_b z at [b][j]
+        for i in range(q):
+            for a in range(f):
+                for j in range(q):
+                    for b in range(f):
+                        by_probe[batch, i, a, j, b] = np.einsum("nz,nz->z", right_left[i][a], left_right[b][j])
     by_probe = (by_probe + by_probe.transpose(0, 3, 4, 1, 2)) / 2
     traces = by_probe.mean(axis=0)
     result = SandwichTraces(traces, weights, mapping, n_probes)
@@ -315,7 +366,7 @@ def jackknife(
         note, n_units = f"jackknife over {MAX_UNITS} random groups of the {n_units} {unit} units", MAX_UNITS
     else:
         note = f"jackknife over {n_units} {'families' if unit == 'family' else 'individuals'}"
-    matrices = _row_matrices(problem, project, dense)
+    matrices = form_row_matrices(problem, project, dense)
     order = np.argsort(units, kind="stable")
     edges = np.concatenate([[0], np.cumsum(np.bincount(units, minlength=n_units))])
     q, t = len(matrices), problem.t
