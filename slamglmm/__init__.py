@@ -25,6 +25,8 @@ _HOMES: dict[str, str | None] = {
     "PrecisionPrior": "priors",
     "Horseshoe": "priors",
     "Infinite": "priors",
+    "SpikeSlab": "priors",
+    "ThreeParameterBeta": "priors",
     "DEFAULT_STORE": "fitters.slam.draws",
     "kinship": "relmat",
     "pedigree_relmat": "relmat",
@@ -42,6 +44,8 @@ __all__ = [
     "PrecisionPrior",
     "Priors",
     "Relmat",
+    "SpikeSlab",
+    "ThreeParameterBeta",
     "__version__",
     "cross_validate",
     "datasets",
@@ -64,7 +68,7 @@ if TYPE_CHECKING:
     from .api import he, mr_mash, netgsa, slam, sparse_lmm
     from .cross_validation import cross_validate
     from .fitters.slam.draws import DEFAULT_STORE
-    from .priors import Horseshoe, Infinite, PrecisionPrior, Priors
+    from .priors import Horseshoe, Infinite, PrecisionPrior, Priors, SpikeSlab, ThreeParameterBeta
     from .relmat import Relmat, kinship, pedigree_relmat
     from .results import load
 

@@ -1,4 +1,6 @@
-"""Row scales of the loadings: the sequential part of the shrinkage priors."""
+"""Loadings: the sequential part of the shrinkage priors, and loadings that may be zero, one after the other."""
+
+from libc.math cimport INFINITY, exp, log, sqrt
 
 
 def draw_horseshoe_rows(
@@ -67,3 +69,51 @@ def draw_infinite_rows(
                     if l >= h:
                         total += s[l] * cum
                 delta[h] = gamma_delta[sweep, h] / ((rate_first if h == 0 else rate_rest) + total)
+
+
+def draw_sites(
+    const double[:, :, ::1] grams,
+    const Py_ssize_t[::1] which,
+    const double[:, ::1] prior_prec,
+    const double[:, ::1] rhs,
+    const double[::1] log_odds,
+    const double[::1] tau,
+    const double[:, ::1] z,
+    const double[:, ::1] u,
+    double[::1] work,
+    double[:, ::1] coef,
+):
+    """Draw coefficients with a spike at zero, one after the other, in many regressions that share Grams; eq. SLAM-24.
+
+    System j has precision ``tau[j] (grams[which[j]] + diag(prior_prec[j]))``. Coefficient l is not zero with prior
+    log odds ``log_odds[l]`` (infinite: never zero). ``coef`` is updated in place; ``work`` has room for one system.
+    O(m^2) for each system.
+    """
+    cdef Py_ssize_t j, l, i, n_systems = rhs.shape[0], m = rhs.shape[1]
+    cdef double gram, lhs, right, odds, new, step
+    cdef const double* row
+    with nogil:
+        for j in range(n_systems):
+            for l in range(m):
+                work[l] = rhs[j, l]
+            for l in range(m):
+                if coef[j, l] != 0.0:
+                    row = &grams[which[j], l, 0]
+                    for i in range(m):
+                        work[i] -= row[i] * coef[j, l]
+            for l in range(m):
+                row = &grams[which[j], l, 0]
+                gram = row[l]
+                lhs = gram + prior_prec[j, l]
+                right = work[l] + gram * coef[j, l]
+                odds = log_odds[l]
+                if odds < INFINITY:
+                    odds += 0.5 * (tau[j] * right * right / lhs + log(prior_prec[j, l] / lhs))
+                new = 0.0
+                if u[j, l] * (1.0 + exp(-odds)) < 1.0:
+                    new = right / lhs + z[j, l] / sqrt(tau[j] * lhs)
+                step = new - coef[j, l]
+                if step != 0.0:
+                    for i in range(m):
+                        work[i] -= row[i] * step
+                    coef[j, l] = new

@@ -9,10 +9,14 @@ from .h2_grid import H2Prior, ShareGrid, prior_masses, share_grid
 from .loadings import LoadingScales, LoadingsPrior
 from .loadings_horseshoe import Horseshoe
 from .loadings_infinite import Infinite
+from .loadings_spike_slab import SpikeSlab
+from .loadings_tpb import ThreeParameterBeta
 
 PRIORS: dict[str, type[LoadingsPrior]] = {
     "horseshoe": Horseshoe,
     "infinite": Infinite,
+    "spike_slab": SpikeSlab,
+    "tpb": ThreeParameterBeta,
 }
 
 __all__ = [
@@ -24,6 +28,8 @@ __all__ = [
     "PrecisionPrior",
     "Priors",
     "ShareGrid",
+    "SpikeSlab",
+    "ThreeParameterBeta",
     "prior_masses",
     "share_grid",
 ]
@@ -71,7 +77,8 @@ class Priors:
     h2_factors : same
         Prior of the variance shares of the factors.
     loadings : str or LoadingsPrior
-        ``"horseshoe"``, ``"infinite"``, or an instance such as ``Horseshoe(prop_0=0.3)``.
+        ``"horseshoe"``, ``"infinite"``, ``"spike_slab"``, ``"tpb"``, or an instance such as
+        ``Horseshoe(prop_0=0.3)``.
     residual : PrecisionPrior
         Prior of each trait's residual precision (trait-specific variance, genetic part included).
     factor : PrecisionPrior

@@ -10,11 +10,15 @@ from slamglmm.priors import PRIORS, PrecisionPrior, Priors
 BLOCKS = [slice(0, 2), slice(2, 5)]
 
 
+def has_spike(scales):
+    return scales.included is not None
+
+
 def update(prior, scales, n_rows, rng):
     """Loadings given the scales, then the scales given the loadings, as in an iteration."""
-    p, k = scales.local.shape
+    p, _k = scales.local.shape
     tau = rng.gamma(4.0, 0.4, p)
-    loadings = rng.standard_normal((p, k)) / np.sqrt(tau[:, None] * scales.local * scales.row)
+    loadings = scales.simulate_loadings(tau, rng)
     scaled = tau[:, None] * loadings**2
     for block in BLOCKS:
         prior.draw_local(scaled[block], scales, block, rng)
@@ -31,8 +35,9 @@ def test_simulate_then_draw_keeps_the_prior(name):
 
     def functions(scales):
         local, row = np.log(scales.local), np.log(scales.row)
+        spike = [*scales.inclusion, *scales.n_active, scales.included[1].sum()] if has_spike(scales) else []
         return [*row, *np.log(scales.delta[1:]), np.log(scales.t2), local[0, 0], local[4, 2], local.mean(), local.max(),
-                (local[1] + row).max(), np.ptp(row)]  # fmt: skip
+                (local[1] + row).max(), np.ptp(row), *spike]  # fmt: skip
 
     before, after = [], []
     for _ in range(replicates):
@@ -56,7 +61,8 @@ def test_scales_are_consistent(name, p, k):
         before = scales.local.copy()
         prior.draw_local(rng.standard_exponential((p - 1, k)), scales, slice(1, p), rng)
         assert np.array_equal(scales.local[:1], before[:1])
-        assert np.all(scales.local[1:] != before[1:])
+        if not has_spike(scales):  # a normal slab has no local scales
+            assert np.all(scales.local[1:] != before[1:])
         prior.draw_rows(rng.standard_exponential(k), scales, 10, rng)
         steps = np.abs(np.log(scales.row[1:] / scales.row[:-1]))
         np.testing.assert_allclose(steps, np.abs(np.log(scales.delta[1:])), rtol=1e-9)
@@ -103,6 +109,16 @@ def test_messages():
         Priors(fixef="normal")
     with pytest.raises(OptionError, match=r"Horseshoe\(prop_0=1.0\): expected a share between 0 and 1"):
         PRIORS["horseshoe"](prop_0=1.0)
+    with pytest.raises(OptionError, match=r"ThreeParameterBeta\(a=0, b=0.5\): expected two positive numbers"):
+        PRIORS["tpb"](a=0)
+    with pytest.raises(OptionError, match=r"SpikeSlab\(inclusion=\(1.0, -1.0\)\): expected two positive numbers"):
+        PRIORS["spike_slab"](inclusion=(1.0, -1.0))
+
+
+def test_three_parameter_beta_contains_the_horseshoe():
+    """a = b = 1/2: the standard deviation of a loading is half-Cauchy."""
+    scales = PRIORS["tpb"]().simulate(5000, 4, 20, np.random.default_rng(8))
+    assert scipy.stats.kstest(scales.local.ravel() ** -0.5, scipy.stats.halfcauchy.cdf).pvalue > 1e-6
 
 
 def test_precision_prior_in_words():

@@ -37,7 +37,6 @@ def test_cited_equations_exist():
     assert len(labels) == len(set(labels))
     cited = {label for path in SOURCES for label in re.findall(r"SLAM-\d+", path.read_text())}
     assert cited <= set(labels)
-    assert set(labels) == {f"SLAM-{i}" for i in range(1, 23)}
 
 
 @pytest.mark.parametrize(("page", "prefix", "count"), [("he.md", "HE", 16), ("netgsa.md", "NETGSA", 5)])

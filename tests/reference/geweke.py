@@ -82,7 +82,7 @@ class Joint:
         tau = rng.gamma(residual.shape, 1 / residual.rate, p)
         kappa = rng.gamma(factor.shape, 1 / factor.rate, k)
         gamma = rng.choice(len(self.prior_factors), k, p=self.prior_factors)
-        loadings = rng.standard_normal((p, k)) / np.sqrt(tau[:, None] * scales.local * scales.row)
+        loadings = scales.simulate_loadings(tau, rng)
         roots = self.dense.root_factor[gamma]
         factors = np.einsum("lij,lj->li", roots, rng.standard_normal((k, n))) / np.sqrt(kappa)[:, None]
         state = State(
@@ -146,7 +146,7 @@ class Record:
             "kappa": (k,),
             "gamma": (k,),
         }
-        shapes |= {"local": (p, k), "row": (k,), "delta": (k,), "t2": ()}
+        shapes |= {"local": (p, k), "row": (k,), "delta": (k,), "t2": (), "n_active": (k,), "inclusion": (k,)}
         self.values = {
             name: np.empty((size, *shape), dtype=np.intp if name in ("g", "gamma") else float)
             for name, shape in shapes.items()
@@ -156,8 +156,13 @@ class Record:
     def add(self, state):
         for name in RECORDED:
             self.values[name][self.n] = getattr(state, name)
-        for name in ("local", "row", "delta", "t2"):
-            self.values[name][self.n] = getattr(state.scales, name)
+        scales = state.scales
+        for name in ("local", "row", "delta", "t2", "n_active"):
+            self.values[name][self.n] = getattr(scales, name)
+        self.values["inclusion"][self.n] = 1.0 if scales.inclusion is None else scales.inclusion
+        if scales.included is not None:
+            loadings = state.coef[:, -scales.local.shape[1] :]
+            assert np.array_equal(scales.included, loadings != 0)
         self.n += 1
 
 
@@ -209,9 +214,14 @@ def statistics(joint, values):
         scaled = tau * local[:, :, ell] * loadings[:, :, ell] ** 2 * row[:, ell][:, None]
         out[f"standardised loadings {ell}"] = scaled.mean(axis=1)
         out[f"row precision {ell}"] = squash(np.log(row[:, ell]))
+        out[f"share of loadings {ell}"] = values["inclusion"][:, ell]
+        out[f"number of loadings {ell}"] = values["n_active"][:, ell]
+        out[f"share times number of loadings {ell}"] = values["inclusion"][:, ell] * values["n_active"][:, ell]
+        out[f"loadings times row precision {ell}"] = values["n_active"][:, ell] * squash(np.log(row[:, ell]))
         out[f"local precision {ell}"] = squash(np.log(local[:, :, ell])).mean(axis=1)
         for j in range(p):
-            out[f"size of loading {ell}, {j}"] = squash(np.log(np.abs(loadings[:, j, ell])))
+            out[f"size of loading {ell}, {j}"] = squash(np.log(np.maximum(np.abs(loadings[:, j, ell]), 1e-300)))
+            out[f"loading {ell}, {j} in"] = (loadings[:, j, ell] != 0).astype(float)
             cross = rest[:, j] * f[:, ell]
             rows = _rows_of_trait(problem, j)
             out[f"data {j} along factor {ell}"] = squash(loadings[:, j, ell] * np.mean(cross[:, rows], axis=1))

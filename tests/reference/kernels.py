@@ -73,7 +73,8 @@ def draw_sites(grams, which, prior_prec, rhs, log_odds, tau, z, u, work, coef):
             precision = tau[j] * gram[site, site] + prior
             mean = tau[j] * (rhs[j, site] - gram[site] @ others) / precision
             # Bayes factor of a normal with prior precision `prior` against zero.
-            with np.errstate(over="ignore", divide="ignore"):
+            inside = np.isinf(log_odds[site])
+            if not inside:
                 odds = np.exp(log_odds[site] + 0.5 * precision * mean**2) * np.sqrt(prior / precision)
-            inside = np.isinf(log_odds[site]) or u[j, site] * (1 + odds) < odds
+                inside = u[j, site] * (1 + odds) < odds
             coef[j, site] = mean + z[j, site] / np.sqrt(precision) if inside else 0.0

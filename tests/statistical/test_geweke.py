@@ -9,20 +9,27 @@ import pytest
 from slamglmm.fitters.slam import blocks
 from slamglmm.fitters.slam import problem as problem_module
 from slamglmm.fitters.slam.sweep import sweep
-from slamglmm.priors import Horseshoe, Infinite, PrecisionPrior, Priors
+from slamglmm.priors import Horseshoe, Infinite, PrecisionPrior, Priors, SpikeSlab, ThreeParameterBeta
 from tests.reference.geweke import FixedGlobal, joint_test, threshold, worst
 from tests.reference.problems import tiny_problem, uncollapsed
 
 FALSE_ALARM = 1e-4
-N_TESTS = 50  # at least the number of joint tests below, long ones included
+N_TESTS = 120  # at least the number of joint tests below, long ones included
 
 ONE, TWO = "~ 0 + (1 | g)", "~ 0 + (1 | g) + (1 | h)"
 SCATTERED = [([0, 3], 1), ([5, 6, 7], 2)]
 LIGHT = {
     "horseshoe": FixedGlobal(n_sweeps=3),
     "infinite": Infinite(df=6.0, delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3),
+    "spike_slab": SpikeSlab(delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3),
+    "tpb": ThreeParameterBeta(a=1.5, b=3.0, delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3),
 }
-HEAVY = {"horseshoe": Horseshoe(n_sweeps=3), "infinite": Infinite(n_sweeps=3)}
+HEAVY = {
+    "horseshoe": Horseshoe(n_sweeps=3),
+    "infinite": Infinite(n_sweeps=3),
+    "spike_slab": SpikeSlab(n_sweeps=3),
+    "tpb": ThreeParameterBeta(n_sweeps=3),
+}
 
 # What each case passes through that the others do not.
 CASES = {
@@ -47,6 +54,13 @@ CASES = {
         "budget": 8 * (81 + 49),
     },
 }
+
+
+# All cases with two priors, the others where steps differ; the long version below has all of all.
+QUICK = [(case, prior) for prior in ("horseshoe", "infinite") for case in CASES] + [
+    ("U integrated out, singular K, fixed effects", "spike_slab"),
+    ("U integrated out, t = 1 on the grid", "tpb"),
+]
 
 
 def make(case, loadings, monkeypatch):
@@ -76,16 +90,18 @@ def check(z, df):
 
 
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
-@pytest.mark.parametrize("prior", LIGHT)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "prior"), QUICK)
 def test_iteration_keeps_the_joint_law(case, prior, monkeypatch):
     """A wrong conditional, or steps in an order that does not leave the posterior alone."""
     problem = make(case, LIGHT[prior], monkeypatch)
     check(joint_test(problem, chains=150, length=50, draws=4000, seed=list(f"{case}{prior}".encode())), 149)
 
 
-@pytest.mark.parametrize("prior", HEAVY)
-@pytest.mark.parametrize("case", ["U integrated out, singular K, fixed effects", "patterns, two effects on rays"])
+@pytest.mark.parametrize(
+    ("case", "prior"),
+    [("U integrated out, singular K, fixed effects", prior) for prior in HEAVY]
+    + [("patterns, two effects on rays", prior) for prior in ("horseshoe", "infinite")],
+)
 def test_two_iterations_from_exact_draws(case, prior, monkeypatch):
     """The same with the priors that users get, half-Cauchy scales included: no chain, so tails do not matter."""
     problem = make(case, HEAVY[prior], monkeypatch)
@@ -232,6 +248,61 @@ class WrongRows(FixedGlobal):
         FixedGlobal(delta_shape=self.delta_shape + 0.5, n_sweeps=3).draw_rows(q, scales, n_rows, rng)
 
 
+def plant_all_loadings(patch):
+    """(g, tau): loadings that are zero counted in."""
+    right = blocks.draw_shares
+
+    def wrong(forms, logdet, log_prior, prior, n_terms, rng):
+        return right(forms, logdet, log_prior, prior, n_terms if np.ndim(n_terms) == 0 else 11, rng)
+
+    patch.setattr(blocks, "draw_shares", wrong)
+
+
+def plant_all_in_scale_move(patch):
+    """Scale move: order (n - p)/2 whatever the number of loadings."""
+    right = blocks.draw_gig
+
+    def wrong(order, chi, psi, rng):
+        return right(np.full(len(order), 3.0), chi, psi, rng)
+
+    patch.setattr(blocks, "draw_gig", wrong)
+
+
+def plant_odds(patch):
+    """Spike: odds that are e times too large."""
+    right = blocks.draw_sites
+
+    def wrong(grams, which, prior_prec, rhs, log_odds, *rest):
+        return right(grams, which, prior_prec, rhs, log_odds + 1.0, *rest)
+
+    patch.setattr(blocks, "draw_sites", wrong)
+
+
+def plant_site_gram(patch):
+    """Spike: a tenth of the Gram matrices lost."""
+    right = blocks.draw_sites
+
+    def wrong(grams, which, prior_prec, rhs, log_odds, *rest):
+        return right(0.9 * grams, which, prior_prec, rhs, log_odds, *rest)
+
+    patch.setattr(blocks, "draw_sites", wrong)
+
+
+class WrongShare(SpikeSlab):
+    """pi: successes and failures the other way round."""
+
+    def draw_rows(self, q, scales, n_rows, rng):
+        super().draw_rows(q, scales, n_rows, rng)
+        scales.inclusion[:] = 1 - scales.inclusion
+
+
+class WrongOrder(ThreeParameterBeta):
+    """psi: order a in place of a - 1/2."""
+
+    def draw_local(self, scaled, scales, block, rng):
+        ThreeParameterBeta(a=self.a + 0.5, b=self.b - 0.5).draw_local(scaled, scales, block, rng)
+
+
 ONE_EFFECT, ON_RAYS = "U integrated out, singular K, fixed effects", "U in the chain, two effects on rays"
 PLANTED = {
     "tau shape": (plant_tau_shape, ONE_EFFECT, LIGHT["infinite"]),
@@ -243,12 +314,27 @@ PLANTED = {
     "variance of Z U": (plant_random_variance, "U in the chain, one effect", LIGHT["horseshoe"]),
     "Z U out of order": (plant_stale_random, "U in the chain, one effect", LIGHT["horseshoe"]),
     "variance of imputed cells": (plant_imputed_variance, "imputed, one effect", LIGHT["horseshoe"]),
+    "zeros counted": (plant_all_loadings, ONE_EFFECT, LIGHT["spike_slab"]),
+    "zeros counted in the scale move": (plant_all_in_scale_move, ONE_EFFECT, LIGHT["spike_slab"]),
+    "odds of the spike": (plant_odds, ONE_EFFECT, LIGHT["spike_slab"]),
+    "Gram of the spike": (plant_site_gram, ONE_EFFECT, LIGHT["spike_slab"]),
+    "share of the spike": (None, ONE_EFFECT, WrongShare(delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3)),
+    "order of psi": (
+        None,
+        ONE_EFFECT,
+        WrongOrder(a=1.5, b=3.0, delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3),
+    ),
     "shape of phi": (None, ONE_EFFECT, WrongLocal(df=6.0, delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3)),
     "shape of delta": (None, ONE_EFFECT, WrongRows(n_sweeps=3)),
 }
 
 
-@pytest.mark.parametrize("error", PLANTED)
+LATE = ("zeros counted in the scale move", "odds of the spike", "Gram of the spike")
+
+
+@pytest.mark.parametrize(
+    "error", [pytest.param(error, marks=[pytest.mark.slow] if error in LATE else []) for error in PLANTED]
+)
 def test_planted_errors_are_found(error, monkeypatch):
     """The power of the test above: each of these must break it, at the same size and the same bound."""
     plant, case, loadings = PLANTED[error]

@@ -11,7 +11,7 @@ from slamglmm.fitters.slam import blocks
 from slamglmm.fitters.slam.state import start_state
 from slamglmm.fitters.slam.sweep import sweep
 from slamglmm.linalg.threads import BlockPool, single_threaded_blas
-from slamglmm.priors import Horseshoe, Infinite, Priors
+from slamglmm.priors import Horseshoe, Infinite, Priors, SpikeSlab, ThreeParameterBeta
 from tests.reference.geweke import FixedGlobal, joint_test, threshold, worst
 from tests.reference.problems import relationship, tiny_problem, uncollapsed
 
@@ -21,6 +21,8 @@ LOADINGS = {
     "fixed": FixedGlobal(n_sweeps=3),
     "horseshoe": Horseshoe(n_sweeps=3),
     "infinite": Infinite(n_sweeps=3),
+    "spike_slab": SpikeSlab(n_sweeps=3),
+    "tpb": ThreeParameterBeta(n_sweeps=3),
 }
 
 
@@ -54,8 +56,16 @@ def moves_in_a_row(problem, state, pool):
 MOVES = [scale_move, swap, local_scales, row_scales, moves_in_a_row]
 
 
-@pytest.mark.parametrize("prior", LOADINGS)
-@pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__)
+# A spike changes the moves (zeros do not count), the three-parameter beta only its local scales.
+CASES = [(move, prior) for move in MOVES for prior in ("fixed", "horseshoe", "infinite")] + [
+    (scale_move, "spike_slab"),
+    (swap, "spike_slab"),
+    (moves_in_a_row, "spike_slab"),
+    (local_scales, "tpb"),
+]
+
+
+@pytest.mark.parametrize(("move", "prior"), CASES, ids=lambda value: getattr(value, "__name__", value))
 def test_move_keeps_the_joint_law(move, prior):
     """A wrong order of the GIG, a wrong acceptance, a wrong shape: apart from everything else in the iteration.
 

@@ -118,14 +118,22 @@ def test_every_part_of_the_state_moves(options, prior, monkeypatch):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
     problem = tiny_problem(priors=Priors(loadings=prior), **options)
     state, pool = start_state(problem, np.random.SeedSequence(4)), BlockPool(1)
-    g, gamma = [], []
+    g, gamma, spiked = [], [], []
     for _ in range(60):
         before = state.copy(problem)
         before.y = state.y.copy()
         sweep(problem, state, pool)
-        for name in ("coef", "tau", "factors", "kappa"):
+        both_zero = (state.coef == 0) & (before.coef == 0)
+        assert np.all((state.coef != before.coef) | both_zero)
+        for name in ("tau", "factors", "kappa"):
             assert np.all(getattr(state, name) != getattr(before, name)), name
-        assert np.all(state.scales.local != before.scales.local)
+        if state.scales.included is None:
+            assert not both_zero.any()
+            assert np.all(state.scales.local != before.scales.local)
+        else:
+            assert np.array_equal(state.scales.included, state.coef[:, problem.b :] != 0)
+            assert np.all(state.scales.inclusion != before.scales.inclusion)
+            spiked.append(state.scales.included.ravel().copy())
         assert np.all(state.scales.row != before.scales.row)
         assert state.scales.delta[1] != before.scales.delta[1]
         assert (state.scales.t2 != before.scales.t2) == (prior == "horseshoe")
@@ -135,3 +143,4 @@ def test_every_part_of_the_state_moves(options, prior, monkeypatch):
         g.append(state.g.copy())
         gamma.append(state.gamma.copy())
     assert all(len(set(column)) >= 4 for column in (*np.transpose(g), *np.transpose(gamma)))
+    assert all(len(set(column)) == 2 for column in np.transpose(spiked)) or not spiked

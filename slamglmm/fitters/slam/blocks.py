@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..._kernels.gaussian import draw_gaussians, draw_regressions, draw_rows, work_size
+from ..._kernels.loadings import draw_sites
 from ...errors import FitError
 from ...linalg.covariances import Covariances
 from ...linalg.gig import draw_gig
@@ -78,12 +79,14 @@ def draw_loadings(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw (tau, B, Lambda) of a block of traits jointly, U integrated out; eq. SLAM-7.
 
+    Loadings with a spike at zero are drawn given tau instead; eq. SLAM-24.
+
     Returns
     -------
     residual, fixed_residual : ndarray, shape (block, n_s)
         ``y - XB - F Lambda`` and ``y - XB``, in common coordinates.
     """
-    cov, prior, b = group.cov, problem.priors.residual, problem.b
+    cov, b = group.cov, problem.b
     g = state.g[block]
     y = state.y[block] if len(group.rows) == problem.n else state.y[block][:, group.rows]
     y = cov.enter(y)
@@ -99,6 +102,30 @@ def draw_loadings(
     prior_prec = np.empty((len(g), m))
     prior_prec[:, :b] = shared.flat_prec
     np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
+    if state.scales.included is None:
+        _draw_jointly(problem, group, shared, state, block, prior_prec, rhs, yy, rng)
+    else:
+        _draw_by_site(problem, shared, state, block, prior_prec, rhs, rng)
+    state.coef[block, :b][:, ~group.estimable] = 0.0
+    coef = state.coef[block]
+    fixed_residual = y - coef[:, :b] @ shared.common[:b]
+    residual = fixed_residual - coef[:, b:] @ shared.common[b:]
+    return residual, fixed_residual
+
+
+def _draw_jointly(
+    problem: Problem,
+    group: TraitGroup,
+    shared: Regressors,
+    state: State,
+    block: slice,
+    prior_prec: np.ndarray,
+    rhs: np.ndarray,
+    yy: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Draw (tau, B, Lambda) given the sums of the data; eq. SLAM-7."""
+    prior, g = problem.priors.residual, state.g[block]
     n_flat = int(group.estimable.sum())
     bad = draw_regressions(
         shared.grams,
@@ -106,11 +133,11 @@ def draw_loadings(
         prior_prec,
         rhs,
         yy,
-        rng.standard_normal((len(g), m)),
-        rng.standard_gamma(prior.shape + 0.5 * (cov.n - n_flat), len(g)),
+        rng.standard_normal(rhs.shape),
+        rng.standard_gamma(prior.shape + 0.5 * (group.cov.n - n_flat), len(g)),
         prior.rate,
         np.argsort(g, kind="stable"),
-        np.empty(work_size(m)),
+        np.empty(work_size(rhs.shape[1])),
         state.coef[block],
         state.tau[block],
     )
@@ -119,11 +146,48 @@ def draw_loadings(
             f"iteration {state.iteration}: the precision of the loadings of trait {block.start + bad} is not positive "
             "definite. Report this with the data; rescaling extreme covariates may help."
         )
-    state.coef[block, :b][:, ~group.estimable] = 0.0
-    coef = state.coef[block]
-    fixed_residual = y - coef[:, :b] @ shared.common[:b]
-    residual = fixed_residual - coef[:, b:] @ shared.common[b:]
-    return residual, fixed_residual
+
+
+def _draw_by_site(
+    problem: Problem,
+    shared: Regressors,
+    state: State,
+    block: slice,
+    prior_prec: np.ndarray,
+    rhs: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Draw loadings that may be zero one after the other, B integrated out, then B; all given tau; eq. SLAM-24."""
+    b, tau, coef = problem.b, state.tau[block], state.coef[block]
+    scales = state.scales
+    assert scales.included is not None
+    assert scales.inclusion is not None
+    used, which = np.unique(shared.position[state.g[block]], return_inverse=True)
+    grams = shared.grams[used]
+    flat = grams[:, :b, :b] + np.diag(shared.flat_prec)
+    # G_XX^-1 G_XF: what is taken off the factors to integrate B out.
+    slopes = np.linalg.solve(flat, grams[:, :b, b:])
+    loadings = np.ascontiguousarray(coef[:, b:])
+    draw_sites(
+        grams[:, b:, b:] - np.swapaxes(grams[:, :b, b:], 1, 2) @ slopes,
+        which,
+        np.ascontiguousarray(prior_prec[:, b:]),
+        rhs[:, b:] - np.einsum("jb,jbl->jl", rhs[:, :b], slopes[which], optimize=False),
+        np.log(scales.inclusion) - np.log1p(-scales.inclusion),
+        tau,
+        rng.standard_normal(loadings.shape),
+        rng.random(loadings.shape),
+        np.empty(loadings.shape[1]),
+        loadings,
+    )
+    coef[:, b:] = loadings
+    scales.included[block] = loadings != 0.0
+    roots = np.linalg.cholesky(flat)
+    noise = rng.standard_normal((len(tau), b)) / np.sqrt(tau)[:, None]
+    for i in range(len(used)):
+        traits = np.flatnonzero(which == i)
+        rest = np.linalg.solve(roots[i], (rhs[traits, :b] - loadings[traits] @ grams[i, :b, b:].T).T)
+        coef[traits, :b] = np.linalg.solve(roots[i].T, rest + noise[traits].T).T
 
 
 def draw_trait_shares(
@@ -137,8 +201,10 @@ def draw_trait_shares(
     )
     forms = cov.quadratic_forms(residual)
     forms += penalty[:, None]
+    included = state.scales.included
+    n_active = problem.n_factors if included is None else included[block].sum(axis=1)
     state.g[block], state.tau[block] = draw_shares(
-        forms, cov.logdet, problem.log_prior_traits, problem.priors.residual, cov.n + problem.n_factors, rng
+        forms, cov.logdet, problem.log_prior_traits, problem.priors.residual, cov.n + n_active, rng
     )
 
 
@@ -147,7 +213,7 @@ def draw_shares(
     logdet: np.ndarray,
     log_prior: np.ndarray,
     prior: PrecisionPrior,
-    n_terms: int,
+    n_terms: int | np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw grid points with the precision integrated out, then the precisions; eq. SLAM-8 and SLAM-10.
@@ -158,7 +224,7 @@ def draw_shares(
         Quadratic forms at every grid point.
     logdet, log_prior : ndarray, shape (n_points,)
     prior : PrecisionPrior
-    n_terms : int
+    n_terms : int or ndarray of int, shape (c,)
         Number of Gaussian terms that carry the precision.
     rng : Generator
 
@@ -168,7 +234,7 @@ def draw_shares(
     precisions : ndarray, shape (c,)
     """
     shape = prior.shape + 0.5 * n_terms
-    log_mass = (log_prior - 0.5 * logdet) - shape * np.log(prior.rate + 0.5 * forms)
+    log_mass = (log_prior - 0.5 * logdet) - np.expand_dims(shape, -1) * np.log(prior.rate + 0.5 * forms)
     log_mass -= log_mass.max(axis=1, keepdims=True)
     cumulative = np.cumsum(np.exp(log_mass), axis=1)
     # 1 - u lies in (0, 1]: a point without mass is never drawn, not even the first or the last.
@@ -338,7 +404,7 @@ def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Ge
     cov = problem.factor_cov
     coordinates = cov.coordinates(cov.enter(state.factors), state.gamma)
     psi = state.kappa * np.einsum("li,li,li->l", coordinates, coordinates, cov.weights[state.gamma])
-    order = np.full(len(psi), 0.5 * (problem.n - problem.p))
+    order = 0.5 * (problem.n - state.scales.n_active)
     c2 = draw_gig(order, 2.0 * q * state.scales.row, psi, rng)
     state.factors *= np.sqrt(c2)[:, None]
     state.coef[:, problem.b :] /= np.sqrt(c2)
@@ -362,6 +428,9 @@ def swap_neighbours(problem: Problem, state: State, q: np.ndarray, rng: np.rando
         return
     row = state.scales.row
     log_ratio = (q[first + 1] - q[first]) * (row[first + 1] - row[first])
+    if state.scales.included is not None:
+        active = state.scales.n_active
+        log_ratio += 0.5 * (active[first + 1] - active[first]) * np.log(row[first] / row[first + 1])
     accepted = first[np.log(1.0 - rng.random(len(first))) < log_ratio]
     if not len(accepted):
         return
@@ -370,7 +439,7 @@ def swap_neighbours(problem: Problem, state: State, q: np.ndarray, rng: np.rando
     state.factors[:] = state.factors[order]
     loadings = state.coef[:, problem.b :]
     loadings[:] = loadings[:, order]
-    state.scales.local[:] = state.scales.local[:, order]
+    state.scales.permute(order)
     state.kappa[:], state.gamma[:], q[:] = state.kappa[order], state.gamma[order], q[order]
 
 
