@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import slamglmm._kernels
-from slamglmm._kernels import gaussian, loadings
+from slamglmm._kernels import factors, gaussian, loadings
 from tests.reference import kernels as twin
 
 SHAPES = [(0, 0), (0, 3), (1, 0), (4, 0), (1, 1), (1, 6), (7, 1), (8, 3), (9, 4), (17, 8), (30, 17)]
@@ -26,7 +26,7 @@ def close(ours, theirs):
 def test_every_kernel_has_a_twin_with_its_arguments():
     """A kernel without a twin, or with other arguments, cannot be checked."""
     found = 0
-    for module in (gaussian, loadings):
+    for module in (factors, gaussian, loadings):
         source = Path(slamglmm._kernels.__file__).with_name(module.__name__.split(".")[-1] + ".pyx")
         for name, arguments in re.findall(r"^def (\w+)\((.*?)\):", source.read_text(), re.M | re.S):
             if "[" not in arguments:
@@ -35,7 +35,7 @@ def test_every_kernel_has_a_twin_with_its_arguments():
             names = [piece.split("=")[0].split()[-1] for piece in plain.split(",") if piece.strip()]
             assert list(inspect.signature(getattr(twin, name)).parameters) == names
             found += 1
-    assert found == 6
+    assert found == 7
 
 
 def random_regressions(rng, systems, size):
@@ -193,3 +193,35 @@ def test_draw_sites(systems, size, seed):
     assert np.all(results[0][:, : size // 3] != 0)
     if results[0].size > 100:
         assert np.any(results[0] == 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("rows", "k"), [(1, 1), (5, 1), (6, 3), (20, 4), (9, 0)])
+def test_move_shares(rows, k, seed):
+    """A cross term with another factor, a ray or the share of zero not respected, or parts not kept standardised."""
+    rng = np.random.default_rng([seed, rows, k])
+    totals, ray = np.array([0.0, 0.3, 0.6, 0.9, 0.3, 0.6, 0.9]), np.array([0, 0, 0, 0, 1, 1, 1], dtype=np.intp)
+    log_prior = np.log(rng.dirichlet(np.ones(7)))
+    log_prior[2] = -np.inf
+    points = rng.choice([0, 1, 3, 4, 5, 6], k).astype(np.intp)
+    random, scores, linear = rng.standard_normal((3, k, rows))
+    random[totals[points] == 0] = 0.0
+    which = rng.integers(0, 2, rows)
+    precisions = random_precisions(rng, 2, k)
+    uniforms = rng.random(k)
+    results = []
+    for module in (factors, twin):
+        state = [random.copy(), scores.copy(), points.copy()]
+        scratch = np.empty(rows), np.empty(7)
+        module.move_shares(precisions, which, linear, totals, ray, log_prior, uniforms, *scratch, *state)
+        results.append(state)
+    for ours, theirs in zip(*results, strict=True):
+        close(ours, theirs)
+    moved, _, now = results[0]
+    assert np.array_equal(ray[now[totals[points] > 0]], ray[points[totals[points] > 0]])
+    assert np.array_equal(now[points == 0], points[points == 0])
+    scaled = totals[now] > 0
+    np.testing.assert_allclose(
+        moved[scaled] / np.sqrt(totals[now[scaled]])[:, None],
+        random[scaled] / np.sqrt(totals[points[scaled]])[:, None],
+    )

@@ -78,3 +78,26 @@ def draw_sites(grams, which, prior_prec, rhs, log_odds, tau, z, u, work, coef):
                 odds = np.exp(log_odds[site] + 0.5 * precision * mean**2) * np.sqrt(prior / precision)
                 inside = u[j, site] * (1 + odds) < odds
             coef[j, site] = mean + z[j, site] / np.sqrt(precision) if inside else 0.0
+
+
+def move_shares(precisions, which, linear, totals, ray, log_prior, uniforms, slope, mass, random, factors, points):
+    for f in range(len(factors)):
+        t = totals[points[f]]
+        if t == 0:
+            continue
+        a, e = random[f] / np.sqrt(t), (factors[f] - random[f]) / np.sqrt(1 - t)
+        candidates = np.flatnonzero((ray == ray[points[f]]) & (totals > 0))
+        value = np.empty(len(candidates))
+        for c, g in enumerate(candidates):
+            trial = factors.copy()
+            trial[f] = np.sqrt(totals[g]) * a + np.sqrt(1 - totals[g]) * e
+            rows = trial.T
+            quadratic = np.einsum("ia,iab,ib->", rows, precisions[which], rows)
+            value[c] = log_prior[g] + np.sum(linear * trial) - 0.5 * quadratic
+        cumulative = np.cumsum(np.exp(value - value.max()))
+        g = candidates[np.sum(cumulative < (1 - uniforms[f]) * cumulative[-1])]
+        random[f], factors[f], points[f] = (
+            np.sqrt(totals[g]) * a,
+            np.sqrt(totals[g]) * a + np.sqrt(1 - totals[g]) * e,
+            g,
+        )

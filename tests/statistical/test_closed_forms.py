@@ -302,7 +302,7 @@ def test_weights_left_by_the_trait_step(monkeypatch):
                         expected[group.rows] = (omega * (state.y[j] - xb[j] - state.random[j]))[group.rows]
                     np.testing.assert_allclose(state.weighted[j], expected, rtol=1e-8, atol=1e-9)
                     seen[j] = True
-            right(problem, state, random, pool)
+            return right(problem, state, random, pool)
 
         state = start_state(problem, np.random.SeedSequence(1))
         with monkeypatch.context() as patch:

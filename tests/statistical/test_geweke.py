@@ -184,10 +184,22 @@ def plant_factor_precision(patch):
     def wrong(problem, state, random, pool):
         kappa = state.kappa.copy()
         state.kappa[:] = 1.0
-        right(problem, state, random, pool)
+        likelihood = right(problem, state, random, pool)
         state.kappa[:] = kappa
+        return likelihood
 
     patch.setattr(blocks, "draw_factors", wrong)
+
+
+def plant_moved_shares(patch):
+    """Factors and shares moved together: the density of the random part counted although it is held standardised."""
+    right = blocks.move_shares
+
+    def wrong(precisions, which, linear, totals, ray, log_prior, *rest):
+        density = -0.5 * linear.shape[1] * np.log(np.maximum(totals, 1e-9))
+        right(precisions, which, linear, totals, ray, log_prior + density, *rest)
+
+    patch.setattr(blocks, "move_shares", wrong)
 
 
 def plant_random_variance(patch):
@@ -305,6 +317,7 @@ class WrongOrder(ThreeParameterBeta):
 
 ONE_EFFECT, ON_RAYS = "U integrated out, singular K, fixed effects", "U in the chain, two effects on rays"
 PLANTED = {
+    "factors moved with their shares": (plant_moved_shares, "U in the chain, one effect", LIGHT["horseshoe"]),
     "tau shape": (plant_tau_shape, ONE_EFFECT, LIGHT["infinite"]),
     "missing k": (plant_missing_k, ONE_EFFECT, LIGHT["infinite"]),
     "half the log determinant": (plant_logdet, ONE_EFFECT, LIGHT["infinite"]),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..._kernels.factors import move_shares
 from ..._kernels.gaussian import draw_gaussians, draw_regressions, draw_rows, work_size
 from ..._kernels.loadings import draw_sites
 from ...errors import FitError
@@ -325,15 +326,38 @@ def trait_precision_sums(problem: Problem, state: State, pool: BlockPool) -> tup
     return keys, sums
 
 
-def draw_factors(problem: Problem, state: State, random: np.ndarray | None, pool: BlockPool) -> None:
-    """Draw the factors, row by row; eq. SLAM-12 (U integrated out) or SLAM-13 (given ``Z U_F`` = ``random``)."""
+@dataclass(frozen=True)
+class FactorLikelihood:
+    """Likelihood of the factors given U: row i has ``linear[:, i]' f - f' P f / 2``, P that of its pattern of groups.
+
+    Attributes
+    ----------
+    precisions : ndarray, shape (n_patterns, k, k)
+    linear : ndarray, shape (k, n)
+    """
+
+    precisions: np.ndarray
+    linear: np.ndarray
+
+
+def draw_factors(problem: Problem, state: State, random: np.ndarray | None, pool: BlockPool) -> FactorLikelihood | None:
+    """Draw the factors, row by row; eq. SLAM-12 (U integrated out) or SLAM-13 (given ``Z U_F`` = ``random``).
+
+    Returns
+    -------
+    FactorLikelihood or None
+        Given U, for `move_factor_shares`.
+    """
     loadings = np.ascontiguousarray(state.coef[:, problem.b :].T)
     keys, sums = trait_precision_sums(problem, state, pool)
     if random is None:
-        draw = _factors_collapsed(problem, state, loadings, keys, sums)
-    else:
-        draw = _factors_given_random(problem, state, loadings, sums, random)
+        pool.run(_factors_collapsed(problem, state, loadings, keys, sums), range(len(problem.row_blocks)))
+        return None
+    precisions = np.tensordot(problem.pattern_groups.astype(float), sums, axes=1)
+    likelihood = FactorLikelihood(precisions, np.empty_like(state.factors))
+    draw = _factors_given_random(problem, state, loadings, likelihood, random)
     pool.run(draw, range(len(problem.row_blocks)))
+    return likelihood
 
 
 def _factors_collapsed(
@@ -364,18 +388,19 @@ def _factors_collapsed(
 
 
 def _factors_given_random(
-    problem: Problem, state: State, loadings: np.ndarray, sums: np.ndarray, random: np.ndarray
+    problem: Problem, state: State, loadings: np.ndarray, likelihood: FactorLikelihood, random: np.ndarray
 ) -> Callable[[int], None]:
     """Draw a block of rows; rows kept by the same groups of traits share a precision; eq. SLAM-13."""
-    k = problem.n_factors
+    k, linear = problem.n_factors, likelihood.linear
     prior_prec = state.kappa / problem.grid.residual_share[state.gamma]
-    precisions = np.tensordot(problem.pattern_groups.astype(float), sums, axes=1)
+    precisions = likelihood.precisions.copy()
     precisions[:, np.arange(k), np.arange(k)] += prior_prec
 
     def draw(i: int) -> None:
         rows = problem.row_blocks[i]
         which = problem.row_pattern[rows]
-        rhs = loadings @ state.weighted[:, rows] + prior_prec[:, None] * random[:, rows]
+        linear[:, rows] = loadings @ state.weighted[:, rows]
+        rhs = linear[:, rows] + prior_prec[:, None] * random[:, rows]
         noise = state.streams.rows[i].standard_normal((len(which), k))
         drawn = np.empty((len(which), k))
         bad = draw_gaussians(precisions, which, np.ascontiguousarray(rhs.T), noise, np.empty(work_size(k)), drawn)
@@ -383,6 +408,31 @@ def _factors_given_random(
         state.factors[:, rows] = drawn.T
 
     return draw
+
+
+def move_factor_shares(
+    problem: Problem, state: State, random: np.ndarray, likelihood: FactorLikelihood, rng: np.random.Generator
+) -> None:
+    """Move factors and their shares together, with the standardised parts of each factor held; eq. SLAM-26.
+
+    Given U_F a factor holds its share where it is, and the share holds U_F: this move, in the other of the two
+    parametrisations, breaks that (Yu & Meng 2011, J. Comput. Graph. Statist. 20:531). ``random`` is kept up to date.
+    """
+    grid = problem.grid
+    move_shares(
+        likelihood.precisions,
+        problem.row_pattern,
+        likelihood.linear,
+        grid.shares.sum(axis=1),
+        grid.ray,
+        problem.log_prior_factors,
+        rng.random(problem.n_factors),
+        np.empty(problem.n),
+        np.empty(len(grid.cell)),
+        random,
+        state.factors,
+        state.gamma,
+    )
 
 
 def _check_factors(bad: int, state: State) -> None:

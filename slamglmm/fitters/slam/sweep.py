@@ -40,11 +40,14 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         pool.run(draw_block, range(len(group.blocks)))
     if k:
         draw.draw_factor_shares(problem, state, rng)
-        random = None
-        if not problem.collapsed:
+        if problem.collapsed:
+            draw.draw_factors(problem, state, None, pool)
+        else:
             cov = problem.factor_cov
             random = cov.leave(draw.draw_random_rows(cov, cov.enter(state.factors), state.gamma, state.kappa, rng))
-        draw.draw_factors(problem, state, random, pool)
+            likelihood = draw.draw_factors(problem, state, random, pool)
+            assert likelihood is not None
+            draw.move_factor_shares(problem, state, random, likelihood, rng)
         q = draw.loading_sums(state, b)
         draw.move_scales(problem, state, q, rng)
         draw.swap_neighbours(problem, state, q, rng)
