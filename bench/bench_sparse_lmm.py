@@ -28,6 +28,7 @@ from slamglmm.genotypes import PlinkWriter, open_plink, read_markers
 from slamglmm.linalg.projection import project_markers
 
 ROUNDS = 6
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
 
 def kernels():
@@ -117,7 +118,7 @@ def _headline_fits(task):
                     "sum_pip": round(float(fit.pip.sum()), 1),
                 }
             )
-    return results, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return results, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.process_time()
 
 
 def headline():
@@ -140,66 +141,72 @@ def headline():
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
             parts = list(pool.map(_headline_fits, tasks))
         seconds = time.perf_counter() - begun
-        fits = [entry for part, _ in parts for entry in part]
+        fits = [entry for part, _, _ in parts for entry in part]
         return {
             **case,
             "fits": fits,
             "n_fits": len(fits),
             "simulation_seconds": round(simulated, 1),
             "wall_minutes": round(seconds / 60, 2),
-            "peak_MiB_of_each_process": [round(peak) for _, peak in parts],
+            "peak_MiB_of_each_process": [round(peak) for _, peak, _ in parts],
+            "cpu_minutes_of_each_process": [round(cpu / 60, 2) for _, _, cpu in parts],
             "file_MiB": round(os.path.getsize(path) / 2**20),
         }
 
 
-def scenarios():
-    """Partial R2 of held-out individuals after the covariates: ours, tuned lasso, and the stored programs."""
-    from sklearn.linear_model import LassoCV
-
-    folder = Path(__file__).parents[2] / "shared" / "reference"
-    with np.load(folder / "varbvs" / "v1_inputs.npz") as stored:
+def scenario_inputs():
+    """Covariates, genotypes, nine responses and folds of the stored experiment."""
+    with np.load(REFERENCE / "varbvs" / "v1_inputs.npz") as stored:
         packed, Z, Y, fold = (stored[key] for key in ("X2bit", "Z", "Y", "fold"))
     G = np.empty((4 * len(packed), packed.shape[1]), dtype=np.int8)
     for s in range(4):
         G[s::4] = (packed >> (2 * s)) & 3
-    frame = pd.DataFrame(Z, columns=["a", "b", "c"])
-    stored_cv = pd.read_csv(folder / "varbvs" / "v1_cv.csv")
+    return Z, G, Y, fold
+
+
+def scenario_fold(inputs, scenario, k):
+    """One fold: share of what the covariates leave that is predicted, by us and by tuned lasso."""
+    from sklearn.linear_model import LassoCV
+
+    Z, G, Y, fold = inputs
+    y, train, test = Y[:, scenario - 1], fold != k, fold == k
+    X = np.column_stack((np.ones(len(Z)), Z))
+    only = X @ np.linalg.lstsq(X[train], y[train], rcond=None)[0]
+    rest = np.sum((y - only)[test] ** 2)
+    frame = pd.DataFrame(Z, columns=["a", "b", "c"]).assign(y=np.where(train, y, np.nan))
+    begun = time.process_time()
+    fit = sg.sparse_lmm("y ~ a + b + c", frame, markers=G, n_threads=1)
+    seconds = time.process_time() - begun
+    ours = 1 - np.sum((y - fit.fitted()["y"].to_numpy())[test] ** 2) / rest
+    # lasso after projecting response and markers off the covariates of the training fold
+    loads = np.linalg.lstsq(X[train], np.column_stack((y[train], G[train])), rcond=None)[0]
+    projected = np.column_stack((y, G)) - X @ loads
+    begun = time.process_time()
+    lasso = LassoCV(cv=5, alphas=50, fit_intercept=False, n_jobs=1, max_iter=2000, random_state=0)
+    lasso.fit(np.asfortranarray(projected[train, 1:], dtype=np.float32), projected[train, 0])
+    lasso_seconds = time.process_time() - begun
+    residual = projected[test, 0] - projected[test, 1:] @ lasso.coef_
+    return {
+        "scenario": scenario,
+        "ours": float(ours),
+        "lasso_sklearn": float(1 - np.sum(residual**2) / rest),
+        "seconds": seconds,
+        "lasso_seconds": lasso_seconds,
+        "sum_pip": float(fit.pip.sum()),
+    }
+
+
+def scenarios():
+    """Means over five folds, with the stored results of other programs beside them."""
+    inputs = scenario_inputs()
     rows = []
     for scenario in range(1, 10):
-        y = Y[:, scenario - 1]
         for k in range(5):
-            train, test = fold != k, fold == k
-            X = np.column_stack((np.ones(len(Z)), Z))
-            only = X @ np.linalg.lstsq(X[train], y[train], rcond=None)[0]
-            rest = np.sum((y - only)[test] ** 2)
-            begun = time.process_time()
-            fit = sg.sparse_lmm(
-                "y ~ a + b + c", frame[train].assign(y=y[train]).reset_index(drop=True), markers=G[train]
-            )
-            seconds = time.process_time() - begun
-            predicted = fit.predict(frame[test].reset_index(drop=True), markers=G[test])["y"].to_numpy()
-            ours = 1 - np.sum((y[test] - predicted) ** 2) / rest
-            # lasso after projecting response and markers off the covariates of the training fold
-            H = np.linalg.lstsq(X[train], np.column_stack((y[train], G[train])), rcond=None)[0]
-            projected = np.column_stack((y, G)) - X @ H
-            begun = time.process_time()
-            lasso = LassoCV(cv=5, alphas=50, fit_intercept=False, n_jobs=1, max_iter=2000, random_state=0)
-            lasso.fit(np.asfortranarray(projected[train, 1:], dtype=np.float32), projected[train, 0])
-            lasso_seconds = time.process_time() - begun
-            residual = projected[test, 0] - projected[test, 1:] @ lasso.coef_
-            rows.append(
-                {
-                    "scenario": scenario,
-                    "ours": ours,
-                    "lasso_sklearn": 1 - np.sum(residual**2) / rest,
-                    "seconds": seconds,
-                    "lasso_seconds": lasso_seconds,
-                    "sum_pip": fit.pip.sum(),
-                }
-            )
+            rows.append(scenario_fold(inputs, scenario, k))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     mean = pd.DataFrame(rows).groupby("scenario").mean()
-    other = stored_cv.pivot_table(index="scenario", columns="method", values="partial_r2", aggfunc="mean")
+    stored = pd.read_csv(REFERENCE / "varbvs" / "v1_cv.csv")
+    other = stored.pivot_table(index="scenario", columns="method", values="partial_r2", aggfunc="mean")
     table = mean.join(other[["slmm_emul", "varbvs_equiv", "glmnet_cv_lambda.min"]])
     return json.loads(table.round(4).reset_index().to_json(orient="records"))
 

@@ -282,6 +282,11 @@ def test_random_effect_results():
     fit = sg.sparse_lmm("y ~ 1 + x + (1 | line)", frame.iloc[:150], markers=G[:150], relmat={"line": K})
     assert set(np.flatnonzero(fit.pip > 0.9)) == {3, 40}
     assert list(fit.varcorr().index) == ["line", "Residual"]
+    signal = G[:150] @ fit.coef.to_numpy()
+    Zr = pd.get_dummies(frame["line"].iloc[:150]).reindex(columns=K.index, fill_value=0).to_numpy(dtype=float)
+    rest = fit.share * np.mean(np.diag(Zr @ K.to_numpy() @ Zr.T)) + 1 - fit.share
+    expected = signal.var() / (signal.var() + fit.residual_var * rest)
+    assert abs(fit.pve(seed=1)["mean"] - expected) < 0.05
     assert 0 < fit.share < 1
     assert len(fit.ranef()) == len(K)
     np.testing.assert_allclose(fit.predict(frame.iloc[:150], markers=G[:150]), fit.fitted(), atol=1e-8)

@@ -33,15 +33,18 @@ class Polygenic:
     levels : pandas.Index, length r
     back : ndarray, shape (r, n)
         ``û = back @ R`` for the rotated residual R.
-    logdet : float
-        ``log |V|``.
+    Z : ndarray, shape (n, b)
+        Covariates before the rotation.
+    mean_variance : float
+        Mean of the diagonal of V.
     """
 
     label: str
     share: float
     levels: pd.Index
     back: np.ndarray
-    logdet: float
+    Z: np.ndarray
+    mean_variance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +206,8 @@ def _rotated(
         rotated[part] = (basis @ dosages).T
     back = share * np.asarray(covariance.T @ (U * shrink))
     constant = -0.5 * float(np.log(d).sum()) + float(np.log(root).sum())
-    polygenic = Polygenic(term.label, share, term.levels, back, float(np.log(d).sum()))
+    mean_variance = float(np.mean(((U * U) @ d) / root**2))
+    polygenic = Polygenic(term.label, share, term.levels, back, Z, mean_variance)
     markers = Markers("float32", n, m, given.names, None, rotated)
     return RegressionData(
         markers, picked, markers.columns(), shrink * y_rotated, shrink[:, None] * Z_rotated, None, n, given,

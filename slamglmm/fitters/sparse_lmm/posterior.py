@@ -89,16 +89,22 @@ class FittedRegression:
         draws : int
         seed : int or None
         """
-        rng = np.random.default_rng(seed)
-        # On the scale of the linear predictor every row counts alike, also for a binary response.
-        used = None if self.data.used is None else self.data.used.astype(float)
-        rows = self.data.weights if self.slope is None else used
-        projected = project_markers(self.data.columns, self.data.Z, rows, self.standardize)
-        residual = self.estimate.v if self.slope is None else LOGISTIC_VAR
+        data, rng = self.data, np.random.default_rng(seed)
+        residual, unit = self.estimate.v, np.ones(len(self.estimate.coef))
+        if data.polygenic is not None:
+            # In the rows as they were: rotated ones have lost their variances.
+            projected = project_markers(data.source.columns(), data.polygenic.Z)
+            residual, unit = residual * data.polygenic.mean_variance, self._projected(None).scale
+        elif self.slope is not None:
+            # On the scale of the linear predictor every row counts alike.
+            projected = project_markers(data.columns, data.Z, None if data.used is None else data.used.astype(float))
+            residual = LOGISTIC_VAR
+        else:
+            projected = self._projected(None)
         out = np.empty(draws)
         for begin in range(0, draws, DRAW_BLOCK):
             size = min(DRAW_BLOCK, draws - begin)
-            coef = self._draw(size, rng)
+            coef = unit * self._draw(size, rng)
             signal = np.zeros((size, projected.columns.shape[0]))
             carried = np.zeros((size, projected.basis.rank))
             projected.subtract(coef, signal, carried)
