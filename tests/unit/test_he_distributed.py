@@ -95,6 +95,19 @@ def test_cluster_of_two_workers(data, form, cluster):
     np.testing.assert_allclose(found.theta, plain.theta, rtol=1e-8)
 
 
+def test_packed_triangles(data):
+    frame, ids, kinships, folder = data
+    relmat = {}
+    for name, K in kinships.items():
+        K[np.tril_indices(N)].astype(np.float32).tofile(folder / f"{name}.grm.bin")
+        (folder / f"{name}.grm.id").write_text("".join(f"0 {i}\n" for i in ids))
+        relmat[name] = folder / f"{name}.grm.bin"
+    plain = sg.he(FORMULA, frame, relmat=relmat, method="he", se=None)
+    found = sg.he(FORMULA, frame, relmat=relmat, method="he", se=None, backend="dask")
+    np.testing.assert_allclose(found.moments.S, plain.moments.S, rtol=1e-6)
+    np.testing.assert_allclose(found.theta, plain.theta, rtol=1e-4)
+
+
 def request_of(data):
     frame, *_ = data
     problem = build_problem(sg.design(FORMULA, frame, relmat=read_streamed(mapped(data))))

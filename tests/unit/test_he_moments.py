@@ -47,6 +47,7 @@ def example(seed=0, n=60):
             "h": rng.choice(list("uvwxyz"), n),
             "x": rng.standard_normal(n),
             "w": rng.uniform(0.5, 2.0, n),
+            "home": np.arange(n) // 2,
         }
     )
     Y = pd.DataFrame(rng.standard_normal((n, 2)), columns=["a", "b"])
@@ -66,6 +67,7 @@ TERMS = {
     "sparse and dense": "(1 | gr(id, cov='A')) + (1 | gr(id, cov='K'))",
     "groups": "(1 | g) + (1 | h0)",
     "dense and its groups": "(1 | gr(id, cov='K')) + (1 | g)",
+    "dense and households": "(1 | gr(id, cov='K')) + (1 + x | home)",
     "dense and its own identity": "(1 | gr(id, cov='K')) + (1 | id)",
     "two dense on different levels": "(1 | gr(id, cov='K')) + (1 | h)",
     "slope": "(1 + x | g)",

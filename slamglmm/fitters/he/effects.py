@@ -35,15 +35,26 @@ class Effects:
 
 def term_covariances(problem: Problem, variances: np.ndarray) -> list[np.ndarray]:
     """One e x e matrix for each term, then 1 x 1 for each marker component; made positive semi-definite."""
-    out = []
-    for t, term in enumerate(problem.terms):
-        matrix = np.zeros((term.n_effects,) * 2)
-        for i, c in enumerate(problem.components):
-            if c.term == t:
-                matrix[c.a, c.b] = matrix[c.b, c.a] = variances[i + 1]
-        out.append(nearest_psd(matrix))
+    out = [nearest_psd(term_covariance(problem, variances, t)) for t in range(len(problem.terms))]
     first_marker = 1 + len(problem.components)
     return out + [np.array([[max(v, 0.0)]]) for v in variances[first_marker:]]
+
+
+def term_covariance(problem: Problem, variances: np.ndarray, t: int) -> np.ndarray:
+    """Covariance matrix of the effects of term t, e x e, as estimated."""
+    matrix = np.zeros((problem.terms[t].n_effects,) * 2)
+    for i, c in enumerate(problem.components):
+        if c.term == t:
+            matrix[c.a, c.b] = matrix[c.b, c.a] = variances[i + 1]
+    return matrix
+
+
+def is_singular(covariance: np.ndarray) -> bool:
+    """Whether some combination of the effects does not vary, in units of their standard deviations."""
+    sd = np.sqrt(np.diag(covariance).clip(min=0.0))
+    if (sd <= 0).any():
+        return False  # a variance at zero has its own message
+    return bool(np.linalg.eigvalsh(covariance / np.outer(sd, sd))[0] <= 1e-6)
 
 
 def effects(problem: Problem, variances: Sequence[np.ndarray]) -> list[Effects]:

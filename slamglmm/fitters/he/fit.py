@@ -18,7 +18,7 @@ from ...results.varcomp import HeResult, TraitCovariances
 from . import inference
 from .distance import DistanceResponse, distance_equations, permutation_p
 from .distributed import stream_on_dask
-from .effects import Effects, blups, effects
+from .effects import Effects, blups, effects, is_singular, term_covariance
 from .markers import MarkerTerm
 from .moments import Moments, NormalEquations, compute_moments
 from .options import HeOptions
@@ -351,6 +351,20 @@ def _check_gram(problem: Problem, moments: Moments, equations: NormalEquations, 
 
 def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: list[str]) -> None:
     """Estimates at or beyond the boundary: one line for each component."""
+    for t, term in enumerate(problem.terms):
+        if term.correlated and term.n_effects > 1 and options.method != "he":
+            singular = [
+                trait
+                for j, trait in enumerate(problem.traits)
+                if is_singular(term_covariance(problem, theta[:, j, j], t))
+            ]
+            if singular:
+                notes.append(
+                    f"covariance matrix of '{term.label}' is estimated on the boundary (singular: a combination of "
+                    f"{' and '.join(term.effects)} does not vary)"
+                    + (f" for {shortlist(singular)}" if problem.t > 1 else "")
+                )
+                warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
     is_variance = [True, *(c.a == c.b for c in problem.components), *(True for _ in problem.markers)]
     values = np.einsum("itt->it", theta)
     total = values[is_variance].sum(axis=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,14 +228,19 @@ class Plan:
         Space -> Request.
     members : dict
         Space -> terms (positions) whose kernels are its sources.
-    cross_terms : dict
-        (space, position among pairs or gathers) -> where a sum is added: list of (i, j).
+    pair_targets : dict
+        Space -> for each pair: the two terms, and the component pair (i, j) each sum is added to.
+    gather_targets : dict
+        Space -> for each gather: its component pair (i, j).
+    column_targets : dict
+        Space -> (i, j, source, first column, B): ``sum(K U o B)`` over extra columns U is added to (i, j).
     """
 
     requests: dict[int, Request]
     members: dict[int, list[int]]
     pair_targets: dict[int, list[tuple[int, int, list[tuple[int, int]]]]]
     gather_targets: dict[int, list[tuple[int, int]]]
+    column_targets: dict[int, list[tuple[int, int, int, int, np.ndarray]]]
 
 
 def _columns(problem: Problem, probes: np.ndarray | None) -> np.ndarray:
@@ -253,12 +258,10 @@ def plan_streams(problem: Problem, probes: np.ndarray | None, seed: int) -> Plan
     for t, term in enumerate(terms):
         if isinstance(term.kernel, Source):
             members.setdefault(term.space, []).append(t)
-    requests, pair_targets, gather_targets = {}, {}, {}
+    requests, pair_targets, gather_targets, column_targets = {}, {}, {}, {}
     rng = np.random.default_rng(seed)
     for space, inside in members.items():
-        inputs = tuple(
-            np.column_stack([terms[t].to_levels(columns, a) for a in range(terms[t].n_effects)]) for t in inside
-        )
+        inputs = [np.column_stack([terms[t].to_levels(columns, a) for a in range(terms[t].n_effects)]) for t in inside]
         pairs, targets = [], []
         for s, first in enumerate(inside):
             for u in range(s, len(inside)):
@@ -266,25 +269,50 @@ def plan_streams(problem: Problem, probes: np.ndarray | None, seed: int) -> Plan
                 plain = left.shape[1] == 1 and bool((left == 1).all() and (right == 1).all())
                 pairs.append((s, u, None if plain else left, None if plain else right))
                 targets.append((first, inside[u], where))
-        gathers, gathered = [], []
+        gathers, gathered, by_columns = [], [], []
         for i, component in enumerate(components):
             if component.term not in inside:
                 continue
             for j, other in enumerate(components):
                 if isinstance(terms[other.term].kernel, Source):
                     continue
+                if _has_few_levels(terms[component.term], terms[other.term]):
+                    s = inside.index(component.term)
+                    for extra, weights in _tables(terms[component.term], component, terms[other.term], other):
+                        by_columns.append((i, j, s, inputs[s].shape[1], weights))
+                        inputs[s] = np.column_stack([inputs[s], extra])
+                    continue
                 pattern = _pattern(terms[component.term], component, terms[other.term], other)
                 gathers.append((inside.index(component.term), pattern))
                 gathered.append((i, j))
         requests[space] = Request(
             tuple(terms[t].kernel for t in inside),
-            inputs,
+            tuple(inputs),
             tuple(pairs),
             tuple(gathers),
             rng.standard_normal(terms[inside[0]].r),
         )
-        pair_targets[space], gather_targets[space] = targets, gathered
-    return Plan(requests, members, pair_targets, gather_targets)
+        pair_targets[space], gather_targets[space], column_targets[space] = targets, gathered, by_columns
+    return Plan(requests, members, pair_targets, gather_targets, column_targets)
+
+
+def _has_few_levels(term: Spread, other: Spread) -> bool:
+    """Whether the pattern of `other` on the levels of `term` holds more entries than a table levels x levels."""
+    if term.space == other.space:
+        return False
+    counts = np.bincount(other.codes, minlength=other.r).astype(float)
+    return float(counts @ counts) > float(term.r) * other.r
+
+
+def _tables(
+    term: Spread, component: Component, other: Spread, second: Component
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """U and B, both levels x levels of the other term, with ``tr(K_i K_j) = sum(G_i U o B)``."""
+    for a, b in component.sides:
+        for c, d in second.sides:
+            to_d = term.Z[a].T @ other.Z[d]
+            weights = to_d if other.kernel is None else to_d @ other.kernel
+            yield (term.Z[b].T @ other.Z[c]).toarray(), weights.toarray()
 
 
 def _pair_weights(
@@ -356,6 +384,11 @@ def assemble(problem: Problem, plan: Plan, sums: dict[int, TileSums], probes: np
                 known[i, j] = known[j, i] = True
             cross_sums += part if first == second else part + part.T
         for value, (i, j) in zip(tiles.gathers, plan.gather_targets[space], strict=True):
+            cross_sums[i, j] += value
+            cross_sums[j, i] += value
+            known[i, j] = known[j, i] = True
+        for i, j, s, first_column, weights in plan.column_targets[space]:
+            value = float(np.sum(tiles.products[s][:, first_column : first_column + weights.shape[1]] * weights))
             cross_sums[i, j] += value
             cross_sums[j, i] += value
             known[i, j] = known[j, i] = True

@@ -10,6 +10,7 @@ import scipy.linalg
 from scipy import optimize
 
 from ...errors import FitError
+from .effects import is_singular, term_covariance
 from .mixed import MixedSystem, mixed_system
 from .problem import Problem, orthonormal_basis
 
@@ -184,7 +185,7 @@ def _observed_covariance(
     for t in range(len(problem.terms)):
         members = [i + 1 for i, c in enumerate(problem.components) if c.term == t]
         size = variances[members][is_variance[members]]
-        if (size <= 1e-8 * variances[0]).any() or _is_singular(problem, variances, t):
+        if (size <= 1e-8 * variances[0]).any() or is_singular(term_covariance(problem, variances, t)):
             at_zero[members] = True
     free = np.flatnonzero(~at_zero)
     step = np.empty(q)
@@ -222,13 +223,3 @@ def _observed_covariance(
     except np.linalg.LinAlgError:
         pass
     return out
-
-
-def _is_singular(problem: Problem, variances: np.ndarray, t: int) -> bool:
-    members = [(i + 1, c) for i, c in enumerate(problem.components) if c.term == t]
-    e = problem.terms[t].n_effects
-    covariance = np.zeros((e, e))
-    for i, c in members:
-        covariance[c.a, c.b] = covariance[c.b, c.a] = variances[i]
-    values = np.linalg.eigvalsh(covariance)
-    return bool(values[0] <= 1e-6 * max(values[-1], 1e-300))
