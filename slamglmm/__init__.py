@@ -27,6 +27,7 @@ _HOMES: dict[str, str | None] = {
     "Infinite": "priors",
     "SpikeSlab": "priors",
     "ThreeParameterBeta": "priors",
+    "VarianceComponents": "priors",
     "DEFAULT_STORE": "fitters.slam.draws",
     "kinship": "relmat",
     "pedigree_relmat": "relmat",
@@ -46,6 +47,7 @@ __all__ = [
     "Relmat",
     "SpikeSlab",
     "ThreeParameterBeta",
+    "VarianceComponents",
     "__version__",
     "cross_validate",
     "datasets",
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     from .api import he, mr_mash, netgsa, slam, sparse_lmm
     from .cross_validation import cross_validate
     from .fitters.slam.draws import DEFAULT_STORE
-    from .priors import Horseshoe, Infinite, PrecisionPrior, Priors, SpikeSlab, ThreeParameterBeta
+    from .priors import Horseshoe, Infinite, PrecisionPrior, Priors, SpikeSlab, ThreeParameterBeta, VarianceComponents
     from .relmat import Relmat, kinship, pedigree_relmat
     from .results import load
 

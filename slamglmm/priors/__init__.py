@@ -11,6 +11,7 @@ from .loadings_horseshoe import Horseshoe
 from .loadings_infinite import Infinite
 from .loadings_spike_slab import SpikeSlab
 from .loadings_tpb import ThreeParameterBeta
+from .variance_components import TraitPrecisions, VarianceComponents
 
 PRIORS: dict[str, type[LoadingsPrior]] = {
     "horseshoe": Horseshoe,
@@ -30,6 +31,8 @@ __all__ = [
     "ShareGrid",
     "SpikeSlab",
     "ThreeParameterBeta",
+    "TraitPrecisions",
+    "VarianceComponents",
     "prior_masses",
     "share_grid",
 ]
@@ -79,8 +82,9 @@ class Priors:
     loadings : str or LoadingsPrior
         ``"horseshoe"``, ``"infinite"``, ``"spike_slab"``, ``"tpb"``, or an instance such as
         ``Horseshoe(prop_0=0.3)``.
-    residual : PrecisionPrior
-        Prior of each trait's residual precision (trait-specific variance, genetic part included).
+    residual : PrecisionPrior or VarianceComponents
+        Prior of each trait's residual precision (trait-specific variance, genetic part included), or of the
+        trait-specific variances of every random effect and of the residual, which says all about their shares too.
     factor : PrecisionPrior
         Prior of the working scale of the factors, divided out of everything saved.
     fixef : "flat"
@@ -95,7 +99,7 @@ class Priors:
     h2: H2Prior = "uniform"
     h2_factors: H2Prior = "uniform"
     loadings: str | LoadingsPrior = "horseshoe"
-    residual: PrecisionPrior = PrecisionPrior(V=0.5, nu=5)
+    residual: PrecisionPrior | VarianceComponents = PrecisionPrior(V=0.5, nu=5)
     factor: PrecisionPrior = PrecisionPrior(V=0.9, nu=20)
     fixef: str = "flat"
 
@@ -107,6 +111,11 @@ class Priors:
                     "or pass an instance."
                 )
             object.__setattr__(self, "loadings", PRIORS[self.loadings]())
+        if isinstance(self.residual, VarianceComponents) and not (isinstance(self.h2, str) and self.h2 == "uniform"):
+            raise OptionError(
+                "Priors(h2=..., residual=VarianceComponents(...)): priors of the variances leave no room for one of "
+                "their shares. Leave h2 out, or give residual=PrecisionPrior(V, nu)."
+            )
         if self.fixef != "flat":
             raise OptionError(f"Priors(fixef={self.fixef!r}): unknown prior. Choose 'flat'.")
 

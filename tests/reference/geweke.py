@@ -77,9 +77,11 @@ class Joint:
         """Parameters from the prior, then the data."""
         problem = self.problem
         p, n, b, k = problem.p, problem.n, problem.b, problem.n_factors
-        residual, factor = problem.priors.residual, problem.priors.factor
+        residual, factor = problem.trait_precisions, problem.priors.factor
         scales = problem.priors.loadings_prior.simulate(p, k, n, rng)
-        tau = rng.gamma(residual.shape, 1 / residual.rate, p)
+        g = rng.choice(len(self.prior_traits), p, p=self.prior_traits).astype(np.intp)
+        rate = residual.rate if np.ndim(residual.rate) == 0 else residual.rate[np.arange(p), g]
+        tau = rng.gamma(residual.shape, 1 / rate, p)
         kappa = rng.gamma(factor.shape, 1 / factor.rate, k)
         gamma = rng.choice(len(self.prior_factors), k, p=self.prior_factors)
         loadings = scales.simulate_loadings(tau, rng)
@@ -89,7 +91,7 @@ class Joint:
             y=problem.y.copy(),
             coef=np.concatenate((np.zeros((p, b)), loadings), axis=1),
             tau=tau,
-            g=rng.choice(len(self.prior_traits), p, p=self.prior_traits).astype(np.intp),
+            g=g,
             factors=factors,
             kappa=kappa,
             gamma=gamma.astype(np.intp),

@@ -9,7 +9,15 @@ import pytest
 from slamglmm.fitters.slam import blocks
 from slamglmm.fitters.slam import problem as problem_module
 from slamglmm.fitters.slam.sweep import sweep
-from slamglmm.priors import Horseshoe, Infinite, PrecisionPrior, Priors, SpikeSlab, ThreeParameterBeta
+from slamglmm.priors import (
+    Horseshoe,
+    Infinite,
+    PrecisionPrior,
+    Priors,
+    SpikeSlab,
+    ThreeParameterBeta,
+    VarianceComponents,
+)
 from tests.reference.geweke import FixedGlobal, joint_test, threshold, worst
 from tests.reference.problems import tiny_problem, uncollapsed
 
@@ -63,17 +71,19 @@ QUICK = [(case, prior) for prior in ("horseshoe", "infinite") for case in CASES]
 ]
 
 
-def make(case, loadings, monkeypatch):
+def make(case, loadings, monkeypatch, **others):
     options = {"n": 9} | CASES[case]
     uncollapse = options.pop("uncollapse", False)
     if "budget" in options:
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
     # Shares of traits and factors with priors of their own, and not flat.
+    if "residual" not in others:
+        others["h2"] = lambda h: 1.0 + h.sum(axis=1)
     priors = Priors(
         loadings=loadings,
-        h2=lambda h: 1.0 + h.sum(axis=1),
         h2_factors=lambda h: 2.0 - h.sum(axis=1),
         factor=PrecisionPrior(V=0.8, nu=4),  # wide, so that its part in each step shows
+        **others,
     )
     problem = tiny_problem(priors=priors, **options)
     problem = uncollapsed(problem) if uncollapse else problem
@@ -107,6 +117,37 @@ def test_two_iterations_from_exact_draws(case, prior, monkeypatch):
     problem = make(case, HEAVY[prior], monkeypatch)
     seed = list(f"{case}{prior}".encode())
     check(joint_test(problem, chains=1500, length=2, draws=4000, seed=seed, redraw=False), 1499)
+
+
+VARIANCES = {
+    "U integrated out, singular K, fixed effects": VarianceComponents(V={"g": 0.1, "Residual": 1.0}, nu=6.0),
+    "patterns, two effects on rays": VarianceComponents(V=0.7, nu={"g": 5.0, "h": 7.0, "Residual": 6.0}, relative=True),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if "rays" in case else []) for case in VARIANCES]
+)
+def test_priors_of_variances_keep_the_joint_law(case, monkeypatch):
+    """A rate for each trait and grid point: in tau, in the shares, and in their prior."""
+    problem = make(case, LIGHT["infinite"], monkeypatch, residual=VARIANCES[case])
+    assert np.ptp(problem.trait_precisions.rate, axis=0).max() > 0 or VARIANCES[case].relative
+    check(joint_test(problem, chains=150, length=50, draws=4000, seed=list(case.encode())), 149)
+
+
+def test_a_forgotten_power_of_the_rate_is_found(monkeypatch):
+    """Shares given the data without the factor ``b_g^a0``."""
+    case = "U integrated out, singular K, fixed effects"
+    problem, right = make(case, LIGHT["infinite"], monkeypatch, residual=VARIANCES[case]), blocks.draw_shares
+
+    def wrong(forms, logdet, log_prior, prior, *rest):
+        if not isinstance(prior, PrecisionPrior):
+            log_prior = log_prior - prior.shape * np.log(prior.rate[0])
+        return right(forms, logdet, log_prior, prior, *rest)
+
+    monkeypatch.setattr(blocks, "draw_shares", wrong)
+    with pytest.raises(AssertionError, match="beyond"):
+        check(joint_test(problem, chains=150, length=50, draws=4000, seed=1), 149)
 
 
 @pytest.mark.slow

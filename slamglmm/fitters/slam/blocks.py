@@ -17,7 +17,7 @@ from ...errors import FitError
 from ...linalg.covariances import Covariances
 from ...linalg.gig import draw_gig
 from ...linalg.threads import BlockPool
-from ...priors import PrecisionPrior
+from ...priors import PrecisionPrior, TraitPrecisions
 from .problem import Problem, TraitGroup
 from .state import State
 
@@ -126,8 +126,15 @@ def _draw_jointly(
     rng: np.random.Generator,
 ) -> None:
     """Draw (tau, B, Lambda) given the sums of the data; eq. SLAM-7."""
-    prior, g = problem.priors.residual, state.g[block]
+    prior, g = _trait_precisions(problem, block), state.g[block]
     n_flat = int(group.estimable.sum())
+    rate, unit = 1.0, None
+    if isinstance(prior, PrecisionPrior):
+        rate = prior.rate
+    else:
+        # Loadings and tau in units of y that make each rate one.
+        unit = np.sqrt(prior.rate[np.arange(len(g)), g])
+        rhs, yy = rhs / unit[:, None], yy / unit**2
     bad = draw_regressions(
         shared.grams,
         shared.position[g],
@@ -136,7 +143,7 @@ def _draw_jointly(
         yy,
         rng.standard_normal(rhs.shape),
         rng.standard_gamma(prior.shape + 0.5 * (group.cov.n - n_flat), len(g)),
-        prior.rate,
+        rate,
         np.argsort(g, kind="stable"),
         np.empty(work_size(rhs.shape[1])),
         state.coef[block],
@@ -147,6 +154,9 @@ def _draw_jointly(
             f"iteration {state.iteration}: the precision of the loadings of trait {block.start + bad} is not positive "
             "definite. Report this with the data; rescaling extreme covariates may help."
         )
+    if unit is not None:
+        state.coef[block] *= unit[:, None]
+        state.tau[block] /= unit**2
 
 
 def _draw_by_site(
@@ -205,15 +215,20 @@ def draw_trait_shares(
     included = state.scales.included
     n_active = problem.n_factors if included is None else included[block].sum(axis=1)
     state.g[block], state.tau[block] = draw_shares(
-        forms, cov.logdet, problem.log_prior_traits, problem.priors.residual, cov.n + n_active, rng
+        forms, cov.logdet, problem.log_prior_traits, _trait_precisions(problem, block), cov.n + n_active, rng
     )
+
+
+def _trait_precisions(problem: Problem, block: slice) -> PrecisionPrior | TraitPrecisions:
+    prior = problem.trait_precisions
+    return prior if isinstance(prior, PrecisionPrior) else prior.of(block)
 
 
 def draw_shares(
     forms: np.ndarray,
     logdet: np.ndarray,
     log_prior: np.ndarray,
-    prior: PrecisionPrior,
+    prior: PrecisionPrior | TraitPrecisions,
     n_terms: int | np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -224,7 +239,8 @@ def draw_shares(
     forms : ndarray, shape (c, n_points)
         Quadratic forms at every grid point.
     logdet, log_prior : ndarray, shape (n_points,)
-    prior : PrecisionPrior
+    prior : PrecisionPrior or TraitPrecisions
+        Its rate may depend on the row and on the grid point; eq. SLAM-27.
     n_terms : int or ndarray of int, shape (c,)
         Number of Gaussian terms that carry the precision.
     rng : Generator
@@ -236,12 +252,15 @@ def draw_shares(
     """
     shape = prior.shape + 0.5 * n_terms
     log_mass = (log_prior - 0.5 * logdet) - np.expand_dims(shape, -1) * np.log(prior.rate + 0.5 * forms)
+    if not isinstance(prior, PrecisionPrior):
+        log_mass += prior.shape * np.log(prior.rate)
     log_mass -= log_mass.max(axis=1, keepdims=True)
     cumulative = np.cumsum(np.exp(log_mass), axis=1)
     # 1 - u lies in (0, 1]: a point without mass is never drawn, not even the first or the last.
     targets = (1.0 - rng.random(len(forms))) * cumulative[:, -1]
     points = np.sum(cumulative < targets[:, None], axis=1).astype(np.intp)
-    rates = prior.rate + 0.5 * forms[np.arange(len(forms)), points]
+    chosen = (np.arange(len(forms)), points)
+    rates = (prior.rate if isinstance(prior, PrecisionPrior) else prior.rate[chosen]) + 0.5 * forms[chosen]
     return points, rng.standard_gamma(shape, len(forms)) / rates
 
 

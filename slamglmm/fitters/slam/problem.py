@@ -15,7 +15,15 @@ from ...linalg.covariances import Covariances, build_covariances
 from ...linalg.rotation import Rotation, joint_eigenbasis
 from ...linalg.threads import BLOCK, blocks, single_threaded_blas
 from ...links import LINKS, Link
-from ...priors import Priors, ShareGrid, prior_masses, share_grid
+from ...priors import (
+    PrecisionPrior,
+    Priors,
+    ShareGrid,
+    TraitPrecisions,
+    VarianceComponents,
+    prior_masses,
+    share_grid,
+)
 
 # Distinct missing patterns keep their own eigenbases within these bounds; beyond, patterns share rows and cells are
 # imputed.
@@ -104,6 +112,8 @@ class Problem:
         Coefficients with ``X center_coef = 1`` (zeros when the columns of X do not span the constant).
     active : ndarray of int
         Rows of the design with any data.
+    trait_precisions : PrecisionPrior or TraitPrecisions
+        Prior of tau.
     collapsed : bool
         Whether U is integrated out of the factor step: complete data and one common basis.
     rotation : Rotation
@@ -126,6 +136,7 @@ class Problem:
     components: tuple[Component, ...]
     grid: ShareGrid
     log_prior_traits: np.ndarray
+    trait_precisions: PrecisionPrior | TraitPrecisions
     log_prior_factors: np.ndarray
     groups: tuple[TraitGroup, ...]
     factor_cov: Covariances
@@ -253,7 +264,13 @@ def build_problem(
             membership[group.rows, s] = True
         pattern_groups, row_pattern = np.unique(membership, axis=0, return_inverse=True)
         with np.errstate(divide="ignore"):
-            log_prior_traits = np.log(prior_masses(priors.h2, grid, "h2"))
+            trait_precisions: PrecisionPrior | TraitPrecisions
+            if isinstance(priors.residual, VarianceComponents):
+                labels = [component.label for component in components]
+                trait_precisions, masses = priors.residual.on_grid(labels, grid, scale[order])
+            else:
+                trait_precisions, masses = priors.residual, prior_masses(priors.h2, grid, "h2")
+            log_prior_traits = np.log(masses)
             log_prior_factors = np.log(prior_masses(priors.h2_factors, grid, "h2_factors"))
         return Problem(
             y=rotation.forward(y),
@@ -266,6 +283,7 @@ def build_problem(
             components=components,
             grid=grid,
             log_prior_traits=log_prior_traits,
+            trait_precisions=trait_precisions,
             log_prior_factors=log_prior_factors,
             groups=tuple(groups),
             factor_cov=factor_cov.without_outer() if complete else factor_cov,
