@@ -18,8 +18,8 @@ def diagnose(draws: np.ndarray, index: pd.Index) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``mean``, ``sd``, ``mcse``, ``ess_bulk``, ``ess_tail``, ``r_hat``. R-hat is NaN with one chain of fewer
-        than four draws, and a constant quantity has NaN everywhere but in its mean.
+        Columns ``mean``, ``sd``, ``mcse``, ``ess_bulk``, ``ess_tail``, ``r_hat``. With one chain R-hat compares its
+        halves. Fewer than four draws, or a constant quantity, have NaN in all but the mean and sd.
 
     References
     ----------
@@ -36,10 +36,16 @@ def diagnose(draws: np.ndarray, index: pd.Index) -> pd.DataFrame:
         ("mcse", lambda x: array_stats.mcse(x, method="mean", **axes)),
         ("ess_bulk", lambda x: array_stats.ess(x, method="bulk", **axes)),
         ("ess_tail", lambda x: array_stats.ess(x, method="tail", prob=(0.05, 0.95), **axes)),
-        ("r_hat", lambda x: array_stats.rhat(x, **axes)),
+        ("r_hat", lambda x: array_stats.rhat(x if len(x) > 1 else _halves(x), **axes)),
     ):
         columns[name] = np.full(draws.shape[2], np.nan)
         if varies.any():
             with np.errstate(invalid="ignore", divide="ignore"):
                 columns[name][varies] = statistic(draws[..., varies])
     return pd.DataFrame(columns, index=index)
+
+
+def _halves(draws: np.ndarray) -> np.ndarray:
+    """One chain as two."""
+    half = draws.shape[1] // 2
+    return np.concatenate((draws[:, :half], draws[:, -half:]))

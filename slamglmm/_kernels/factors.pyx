@@ -17,7 +17,7 @@ def move_shares(
     double[:, ::1] factors,
     Py_ssize_t[::1] points,
 ):
-    """Move each factor along its ray with its standardised parts held; eq. SLAM-26.
+    """Move each factor along its ray with its standardised parts held; eq. SLAM-23.
 
     Row i of the factors has log-likelihood ``linear[:, i]' f - f' precisions[which[i]] f / 2``. A factor at total
     share t > 0 is ``f = sqrt(t) a + sqrt(1 - t) e`` with ``sqrt(t) a = random``; t is drawn anew from the points of

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -71,7 +72,11 @@ def monitor(chains: int, total: int, progress: bool | None, label: str) -> Itera
 
 
 def _show(counters: np.ndarray, total: int, label: str, done: threading.Event) -> None:
-    from tqdm.auto import tqdm
+    # tqdm.auto picks the widget in a notebook even where there are no widgets, and then floods it with warnings.
+    if "ipykernel" in sys.modules and find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
 
     with tqdm(total=total, desc=label, unit="it", leave=False, mininterval=0.2) as bar:
         while not done.wait(0.2):

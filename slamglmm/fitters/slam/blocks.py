@@ -432,7 +432,7 @@ def _factors_given_random(
 def move_factor_shares(
     problem: Problem, state: State, random: np.ndarray, likelihood: FactorLikelihood, rng: np.random.Generator
 ) -> None:
-    """Move factors and their shares together, with the standardised parts of each factor held; eq. SLAM-26.
+    """Move factors and their shares together, with the standardised parts of each factor held; eq. SLAM-23.
 
     Given U_F a factor holds its share where it is, and the share holds U_F: this move, in the other of the two
     parametrisations, breaks that (Yu & Meng 2011, J. Comput. Graph. Statist. 20:531). ``random`` is kept up to date.
