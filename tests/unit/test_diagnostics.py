@@ -36,7 +36,7 @@ def test_one_chain_is_compared_with_itself():
     drifting = drifting + np.linspace(0, 3, 400)
     table = diagnose(np.stack([steady, drifting], axis=-1), pd.Index(["steady", "drifting"]))
     assert table.loc["steady", "r_hat"] < 1.02
-    assert table.loc["drifting", "r_hat"] > 1.3
+    assert table.loc["drifting", "r_hat"] > 1.2
 
 
 def test_constant_and_short_series_have_no_diagnostics():
