@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from threadpoolctl import threadpool_limits
 import slamglmm as sg
 from slamglmm.fitters.he.fit import fit_he
 from slamglmm.fitters.he.options import HeOptions
+from slamglmm.fitters.he.sources import read_streamed
 from slamglmm.genotypes import PlinkWriter
 from slamglmm.relmat import Relmat
 
@@ -73,8 +75,6 @@ def file_design(folder, n, n_kinships):
         write_kinship(path, n, k)
         mapped = np.memmap(path, dtype=np.float32, mode="r", shape=(n, n))
         relmat[f"K{k}"] = (mapped, ids)
-    from slamglmm.fitters.he.sources import read_streamed
-
     formula = "y ~ x" + "".join(f" + (1 | gr(id, cov='K{k}'))" for k in range(n_kinships))
     return sg.design(formula, frame, relmat=read_streamed(relmat))
 
@@ -187,8 +187,6 @@ def main(names):
     if len(names) == 1:
         name = names[0]
         with threadpool_limits(1):
-            import warnings
-
             warnings.simplefilter("ignore")
             json.dump({name: {**CASES[name], **RUN[name](**CASES[name])}}, sys.stdout, indent=1)
         print()

@@ -99,9 +99,9 @@ class HeResult(Result):
     term_of: tuple[str | None, ...]
     theta: np.ndarray
     unconstrained: np.ndarray
-    uncertainty: Any
+    uncertainty: Uncertainty | None
     moments: Any
-    model: Any
+    model: MixedModel
     loglik: tuple[float, ...] = ()
     factors: tuple[np.ndarray, ...] = ()
     p_values: np.ndarray | None = None
@@ -434,6 +434,7 @@ class HeResult(Result):
 
     def _share_se(self) -> np.ndarray:
         """Delta method."""
+        assert self.uncertainty is not None
         out = np.full((len(self.names), len(self.traits)), np.nan)
         is_variance = np.array(self.is_variance, dtype=float)
         source = self.theta if self._centred_at_estimate else self.unconstrained

@@ -43,8 +43,6 @@ class Factor(ABC):
 class MixedSystem(ABC):
     """V for all relative covariances of one problem."""
 
-    has_logdet = True
-
     @abstractmethod
     def factor(self, relative: Sequence[np.ndarray]) -> Factor:
         """V for one e x e covariance (per unit of residual variance) of each term."""
@@ -283,8 +281,6 @@ class _RotatedFactor(Factor):
 
 class IterativeSystem(MixedSystem):
     """Conjugate gradients with products only; no determinant."""
-
-    has_logdet = False
 
     def __init__(self, problem: Problem):
         self.problem = problem

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from ...design import Design
-from ...errors import DataError, SlamError, shortlist
+from ...errors import DataError, shortlist
 from .markers import MarkerTerm
 from .sources import ArraySource, Source
 from .spread import Component, Spread, components_of, families
@@ -222,17 +222,3 @@ def _spreads(design: Design, root: np.ndarray) -> tuple[Spread, ...]:
             )
         )
     return tuple(out)
-
-
-def single_trait(problem: Problem, method: str) -> None:
-    """Refuse several traits where a method knows one.
-
-    Raises
-    ------
-    SlamError
-    """
-    if problem.t > 1:
-        raise SlamError(
-            f"method={method!r} fits one trait at a time, got {problem.t} ({shortlist(problem.traits)}). "
-            "Fit them one by one, or use method='rehe'."
-        )
