@@ -235,7 +235,6 @@ class RunningMeans:
         """Prepare the factors' part, shared by all blocks."""
         cov = problem.factor_cov
         self._solved_factors = cov.leave(cov.solve(cov.enter(state.factors), state.gamma))
-        self.coef += state.coef[:, : problem.b]
         self.n += 1
 
     def add_block(
@@ -248,6 +247,7 @@ class RunningMeans:
     ) -> None:
         """Add one block of traits (blocks never overlap, so threads do not meet here)."""
         cov, grid, g, b = group.cov, problem.grid, state.g[block], problem.b
+        self.coef[block] += state.coef[block, :b]
         if problem.collapsed:
             solved = cov.weights[g]
             solved *= residual
