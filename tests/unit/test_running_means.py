@@ -82,8 +82,8 @@ def test_effects_and_fitted_values(layout, monkeypatch):
     n_draws = 6
     coef = np.zeros((problem.p, problem.b))
     for _ in range(n_draws):
-        coef += state.coef[:, : problem.b] / n_draws
         sweep(problem, state, pool, running)
+        coef += state.coef[:, : problem.b] / n_draws
     dense = Dense(problem)
     effects = [np.zeros((c.Z.shape[1], problem.p)) for c in problem.components]
     fitted = np.zeros((problem.n, problem.p))
