@@ -299,6 +299,7 @@ def read_markers(markers: Any, fill: np.ndarray | None = None) -> Markers:
         table = sparse.csc_array(markers)
     else:
         table = markers if isinstance(markers, np.ndarray) else np.asarray(markers)
+        names = getattr(markers, "columns", None)  # polars and its like
     if table.ndim != 2:
         raise DataError(f"markers must be a matrix, individuals in rows; got {table.ndim} dimension(s).")
     n, m = table.shape

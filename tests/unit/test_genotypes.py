@@ -26,6 +26,14 @@ def test_whole_numbers_become_int8():
     assert read_markers(pd.DataFrame(GENOTYPES).astype("Int64")).kind == "int8"
 
 
+def test_polars():
+    """Another library's frame keeps its names; it has no row labels."""
+    polars = pytest.importorskip("polars")
+    markers = read_markers(polars.DataFrame({"a": [0, 1], "b": [2, 2]}))
+    assert list(markers.names) == ["a", "b"]
+    assert markers.labels is None
+
+
 def test_fractions_stay_as_they_are():
     """Imputed dosages; a missing one is the mean of its marker."""
     for dtype in ("float32", "float64"):
