@@ -25,6 +25,8 @@ _HOMES: dict[str, str | None] = {
     "PrecisionPrior": "priors",
     "Horseshoe": "priors",
     "Infinite": "priors",
+    "FlatEffects": "priors",
+    "SharedEffects": "priors",
     "SpikeSlab": "priors",
     "ThreeParameterBeta": "priors",
     "VarianceComponents": "priors",
@@ -40,11 +42,13 @@ _HOMES: dict[str, str | None] = {
 
 __all__ = [
     "DEFAULT_STORE",
+    "FlatEffects",
     "Horseshoe",
     "Infinite",
     "PrecisionPrior",
     "Priors",
     "Relmat",
+    "SharedEffects",
     "SpikeSlab",
     "ThreeParameterBeta",
     "VarianceComponents",
@@ -70,7 +74,17 @@ if TYPE_CHECKING:
     from .api import he, mr_mash, netgsa, slam, sparse_lmm
     from .cross_validation import cross_validate
     from .fitters.slam.draws import DEFAULT_STORE
-    from .priors import Horseshoe, Infinite, PrecisionPrior, Priors, SpikeSlab, ThreeParameterBeta, VarianceComponents
+    from .priors import (
+        FlatEffects,
+        Horseshoe,
+        Infinite,
+        PrecisionPrior,
+        Priors,
+        SharedEffects,
+        SpikeSlab,
+        ThreeParameterBeta,
+        VarianceComponents,
+    )
     from .relmat import Relmat, kinship, pedigree_relmat
     from .results import load
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .design import design
+from .design import Design, design
+from .errors import DroppedRowsWarning
 from .links import Link
 from .priors import Priors
 from .results.posterior import SlamResult
@@ -21,6 +23,7 @@ def slam(
     Y: Any = None,
     relmat: Mapping[str, Any] | None = None,
     n_factors: int | None = None,
+    factor_formula: str | None = None,
     link: str | Link = "identity",
     priors: Priors | None = None,
     h2_grid: int = 20,
@@ -56,6 +59,9 @@ def slam(
     n_factors : int, optional
         Number of factors, more than you expect: unneeded ones shrink away. Default ``min(n - 1, p, 15 + p // 50)``, at
         most 100.
+    factor_formula : str, optional
+        Fixed effects of the factors, such as ``"~ sex"``: what acts on many traits at once. Factors have no
+        intercept; with ``Priors(fixef="shared")`` a covariate named in both formulas has one variance of its effects.
     link : str or Link
         Distribution of the data given the latent traits: ``"identity"``.
     priors : Priors, optional
@@ -112,6 +118,7 @@ def slam(
         design(formula, data, Y=Y, relmat=relmat, missing=missing),
         priors=priors or Priors(),
         n_factors=n_factors,
+        factor_design=None if factor_formula is None else _factor_design(factor_formula, data),
         link=link,
         h2_grid=h2_grid,
         draws=draws,
@@ -125,6 +132,13 @@ def slam(
         out=out,
         progress=progress,
     )
+
+
+def _factor_design(formula: str, data: Any) -> Design:
+    with warnings.catch_warnings():
+        # Rows without covariates are an error later if they have data, and do not matter otherwise.
+        warnings.simplefilter("ignore", DroppedRowsWarning)
+        return design(formula, data)
 
 
 def he(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import OptionError
+from .fixef import FIXEF, Covariates, FlatEffects, SharedEffects, lay_out_covariates
 from .h2_grid import H2Prior, ShareGrid, prior_masses, share_grid
 from .loadings import LoadingScales, LoadingsPrior
 from .loadings_horseshoe import Horseshoe
@@ -21,7 +22,10 @@ PRIORS: dict[str, type[LoadingsPrior]] = {
 }
 
 __all__ = [
+    "FIXEF",
     "PRIORS",
+    "Covariates",
+    "FlatEffects",
     "Horseshoe",
     "Infinite",
     "LoadingScales",
@@ -29,10 +33,12 @@ __all__ = [
     "PrecisionPrior",
     "Priors",
     "ShareGrid",
+    "SharedEffects",
     "SpikeSlab",
     "ThreeParameterBeta",
     "TraitPrecisions",
     "VarianceComponents",
+    "lay_out_covariates",
     "prior_masses",
     "share_grid",
 ]
@@ -87,8 +93,9 @@ class Priors:
         trait-specific variances of every random effect and of the residual, which says all about their shares too.
     factor : PrecisionPrior
         Prior of the working scale of the factors, divided out of everything saved.
-    fixef : "flat"
-        Prior of the fixed effects.
+    fixef : "flat", "shared", or an instance of FlatEffects or SharedEffects
+        Prior of the fixed effects on traits: flat, or with one variance for each covariate, shared by all traits and,
+        with ``factor_formula``, by the factors. Effects on factors are always shrunk.
 
     Raises
     ------
@@ -101,7 +108,7 @@ class Priors:
     loadings: str | LoadingsPrior = "horseshoe"
     residual: PrecisionPrior | VarianceComponents = PrecisionPrior(V=0.5, nu=5)
     factor: PrecisionPrior = PrecisionPrior(V=0.9, nu=20)
-    fixef: str = "flat"
+    fixef: str | FlatEffects = "flat"
 
     def __post_init__(self) -> None:
         if isinstance(self.loadings, str):
@@ -116,11 +123,22 @@ class Priors:
                 "Priors(h2=..., residual=VarianceComponents(...)): priors of the variances leave no room for one of "
                 "their shares. Leave h2 out, or give residual=PrecisionPrior(V, nu)."
             )
-        if self.fixef != "flat":
-            raise OptionError(f"Priors(fixef={self.fixef!r}): unknown prior. Choose 'flat'.")
+        if isinstance(self.fixef, str):
+            if self.fixef not in FIXEF:
+                raise OptionError(
+                    f"Priors(fixef={self.fixef!r}): unknown prior. Choose one of {', '.join(map(repr, FIXEF))}, "
+                    "or pass an instance."
+                )
+            object.__setattr__(self, "fixef", FIXEF[self.fixef]())
 
     @property
     def loadings_prior(self) -> LoadingsPrior:
         """The loadings prior as an instance."""
         assert isinstance(self.loadings, LoadingsPrior)
         return self.loadings
+
+    @property
+    def fixef_prior(self) -> FlatEffects:
+        """The prior of the fixed effects as an instance."""
+        assert isinstance(self.fixef, FlatEffects)
+        return self.fixef

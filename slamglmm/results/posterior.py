@@ -64,12 +64,15 @@ class SlamResult(Result):
         The variance shares, in the order of ``posterior.term``.
     chains : Continuation
         Sampler states, for `extend`.
+    factor_design : Design or None
+        Fixed effects of the factors; ``posterior["B_factor"]`` (fixef_factor, factor) has the coefficients.
     """
 
     posterior: xr.Dataset
     grid: pd.DataFrame
     components: tuple[ComponentLabel, ...]
     chains: Continuation
+    factor_design: Design | None = None
 
     # -- variances --------------------------------------------------------------------------------------------------
 
@@ -166,18 +169,31 @@ class SlamResult(Result):
 
     # -- effects ----------------------------------------------------------------------------------------------------
 
-    def fixef(self, prob: float | None = None) -> pd.DataFrame:
+    def fixef(self, prob: float | None = None, *, total: bool = False) -> pd.DataFrame:
         """Fixed effects.
 
         Parameters
         ----------
         prob : float, optional
             None gives posterior means, fixef × trait; a number gives the long table with intervals.
+        total : bool
+            Whether to add what acts through factors, ``B_F Lambda``; rows are then those of both formulas.
 
         Returns
         -------
         DataFrame
         """
+        if total:
+            draws, names = self._total_effects()
+            if prob is None:
+                return pd.DataFrame(
+                    draws.mean(axis=(0, 1)), index=pd.Index(names, name="fixef"), columns=self.design.traits
+                )
+            tables = [
+                _interval_table(draws[:, :, i], pd.Index(self.design.traits, name="trait"), prob)
+                for i in range(len(names))
+            ]
+            return pd.concat(tables, keys=names, names=["fixef"])
         if prob is not None:
             return self._table("B", prob)
         return self.posterior["B"].mean(("chain", "draw")).to_pandas()
@@ -259,11 +275,12 @@ class SlamResult(Result):
             return self.fitted()
         terms = list(dict.fromkeys(self._component(label).term for label in labels))
         design = self.design if newdata is None else self.design.new(newdata, new_levels, terms=terms)
-        X = design.X.to_numpy()
+        X = self._total_columns(design, newdata)
+        effects, _ = self._total_effects()
         offset = 0.0 if design.offset is None else design.offset[:, None]
         rows = {label: self._rows_of(design, self._component(label)) for label in labels}
         if interval is None:
-            values = X @ self.posterior["B"].mean(("chain", "draw")).to_numpy() + offset
+            values = X @ effects.mean(axis=(0, 1)) + offset
             for label, (codes, multiplier) in rows.items():
                 values += multiplier * self.ranef(label).to_numpy()[codes]
             return pd.DataFrame(values, index=design.X.index, columns=self.design.traits)
@@ -273,7 +290,7 @@ class SlamResult(Result):
                 f"predict(interval={interval}): the draws of U for {shortlist(missing)} were not stored. "
                 'Refit with store=(*slamglmm.DEFAULT_STORE, "U").'
             )
-        draws = np.einsum("nb,cdbp->cdnp", X, self._values("B")) + offset
+        draws = np.einsum("nb,cdbp->cdnp", X, effects) + offset
         for label, (codes, multiplier) in rows.items():
             draws += multiplier * self._values(f"U_{label}")[:, :, codes]
         low, high = np.quantile(draws, _tails(interval), axis=(0, 1))
@@ -281,6 +298,31 @@ class SlamResult(Result):
         frames = {name: pd.DataFrame(v, index=design.X.index, columns=self.design.traits) for name, v in parts.items()}
         table = pd.concat(frames, axis=1).swaplevel(axis=1)
         return table[[(trait, name) for trait in self.design.traits for name in parts]]
+
+    def _total_effects(self) -> tuple[np.ndarray, list[str]]:
+        """Draws of ``B + B_F Lambda`` (chain, draw, column, trait), and the columns: the traits', then the factors'."""
+        direct, names = self._values("B"), list(self.design.X.columns)
+        if "B_factor" not in self.posterior:
+            return direct, names
+        through = np.matmul(self._values("B_factor"), self._loadings)
+        own = [str(name) for name in self.posterior["fixef_factor"].values]
+        names += [name for name in own if name not in names]
+        total = np.zeros((*direct.shape[:2], len(names), direct.shape[3]))
+        total[:, :, : direct.shape[2]] = direct
+        for i, name in enumerate(own):
+            total[:, :, names.index(name)] += through[:, :, i]
+        return total, names
+
+    def _total_columns(self, design: Design, newdata: Any) -> np.ndarray:
+        """Columns of the total effects on the rows of a design, or on new rows."""
+        names = self._total_effects()[1]
+        extra = [name for name in names if name not in design.X.columns]
+        if not extra:
+            return design.X[names].to_numpy()
+        assert self.factor_design is not None
+        own = self.factor_design if newdata is None else self.factor_design.new(newdata)
+        columns = own.X[extra].set_axis(own.rows).reindex(design.rows)
+        return np.column_stack((design.X.to_numpy(), columns.to_numpy()))
 
     # -- chains -----------------------------------------------------------------------------------------------------
 

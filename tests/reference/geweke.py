@@ -18,7 +18,7 @@ from slamglmm.priors.loadings_horseshoe import draw_horseshoe_rows
 
 from .dense import Dense
 
-RECORDED = ("y", "coef", "tau", "g", "factors", "kappa", "gamma")
+RECORDED = ("y", "coef", "tau", "g", "factors", "kappa", "gamma", "coef_factor", "effect_var", "effect_local")
 
 
 class FixedGlobal(Horseshoe):
@@ -87,15 +87,31 @@ class Joint:
         loadings = scales.simulate_loadings(tau, rng)
         roots = self.dense.root_factor[gamma]
         factors = np.einsum("lij,lj->li", roots, rng.standard_normal((k, n))) / np.sqrt(kappa)[:, None]
+        columns, fixef = problem.covariates, problem.priors.fixef_prior
+        effect_var = fixef.nu * fixef.V / rng.chisquare(fixef.nu, len(columns.names))
+        b_factor = problem.n_factor_effects
+        effect_local = rng.chisquare(fixef.df, (k, b_factor)) / fixef.df
+        coef_factor = rng.standard_normal((k, b_factor)) / np.sqrt(
+            kappa[:, None] * effect_local * columns.factor_square / effect_var[columns.factor]
+        )
+        factors += coef_factor @ problem.x_factor
+        coef = np.zeros((p, b))
+        shrunk = ~columns.flat
+        coef[:, shrunk] = rng.standard_normal((p, shrunk.sum())) / np.sqrt(
+            tau[:, None] * columns.trait_square[shrunk] / effect_var[columns.trait[shrunk]]
+        )
         state = State(
             y=problem.y.copy(),
-            coef=np.concatenate((np.zeros((p, b)), loadings), axis=1),
+            coef=np.concatenate((coef, loadings), axis=1),
             tau=tau,
             g=g,
             factors=factors,
             kappa=kappa,
             gamma=gamma.astype(np.intp),
             scales=scales,
+            coef_factor=coef_factor,
+            effect_var=effect_var,
+            effect_local=effect_local,
             weighted=np.zeros((p, n)),
             random=None if problem.collapsed else np.zeros((p, n)),
             streams=Streams.spawn(
@@ -147,6 +163,9 @@ class Record:
             "factors": (k, n),
             "kappa": (k,),
             "gamma": (k,),
+            "coef_factor": (k, problem.n_factor_effects),
+            "effect_var": (len(problem.covariates.names),),
+            "effect_local": (k, problem.n_factor_effects),
         }
         shapes |= {"local": (p, k), "row": (k,), "delta": (k,), "t2": (), "n_active": (k,), "inclusion": (k,)}
         self.values = {
@@ -176,10 +195,31 @@ def statistics(joint, values):
     tau, g, kappa, gamma, f = (values[name] for name in ("tau", "g", "kappa", "gamma", "factors"))
     loadings, row, local = values["coef"][:, :, b:], values["row"], values["local"]
     rest = values["y"] - values["coef"][:, :, :b] @ problem.x
+    own_factors = f - values["coef_factor"] @ problem.x_factor
     out = {}
 
     def squash(x):
         return x / (1 + np.abs(x))
+
+    columns = problem.covariates
+    for q, name in enumerate(columns.names):
+        out[f"variance of effects of {name}"] = np.log(values["effect_var"][:, q])
+    for i in np.flatnonzero(~columns.flat):
+        effects = values["coef"][:, :, i]
+        out[f"size of effects {i}"] = squash(tau * effects**2 * columns.trait_square[i]).mean(axis=1)
+        out[f"log size of effects {i}"] = squash(np.log(np.abs(effects))).mean(axis=1)
+        for j in range(p):
+            rows = _rows_of_trait(problem, j)
+            seen = values["y"][:, j] - values["coef"][:, j, :b][:, columns.flat] @ problem.x[columns.flat]
+            out[f"effect {i} along the data {j}"] = squash(effects[:, j] * (seen[:, rows] @ problem.x[i, rows]))
+    for i in range(problem.n_factor_effects):
+        effects = values["coef_factor"][:, :, i]
+        prior = kappa * columns.factor_square[i] / values["effect_var"][:, columns.factor[i], None]
+        own = values["effect_local"][:, :, i]
+        out[f"standardised effects on factors {i}"] = squash(effects**2 * prior * own).mean(axis=1)
+        out[f"local precision of effects {i}"] = squash(np.log(own)).mean(axis=1)
+        out[f"log size of effects on factors {i}"] = squash(np.log(np.abs(effects))).mean(axis=1)
+        out[f"effects {i} along factors"] = squash(effects * (f @ problem.x_factor[i])).mean(axis=1)
 
     for j in range(p):
         out[f"share of trait {j}"] = total[g[:, j]]
@@ -204,7 +244,7 @@ def statistics(joint, values):
                 fitted = (loadings @ f)[:, j][:, cells]
                 out[f"imputed times fitted {j}"] = squash(np.mean(drawn * fitted, axis=1))
     for ell in range(k):
-        form = np.einsum("ti,tik,tk->t", f[:, ell], dense.inverse_factor[gamma[:, ell]], f[:, ell])
+        form = np.einsum("ti,tik,tk->t", own_factors[:, ell], dense.inverse_factor[gamma[:, ell]], own_factors[:, ell])
         out[f"share of factor {ell}"] = total[gamma[:, ell]]
         out[f"share of factor {ell} is zero"] = (total[gamma[:, ell]] == 0).astype(float)
         for m in range(1, shares.shape[1]):

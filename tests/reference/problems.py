@@ -18,6 +18,22 @@ def relationship(levels, rank=None, seed=0):
     return matrix / np.mean(np.diag(matrix))
 
 
+def tiny_frame(n=10, p=3, levels=None, seed=0):
+    """The covariates of `tiny_design`, the labels of ``g``, and the generator for its responses."""
+    rng = np.random.default_rng([seed, n, p])
+    levels = n if levels is None else levels
+    labels = [f"i{i:03d}" for i in range(levels)]
+    frame = pd.DataFrame(
+        {
+            "g": [labels[i % levels] for i in range(n)],
+            "h": [f"b{i % 3}" for i in range(n)],
+            "x": rng.standard_normal(n),
+            "w": rng.standard_normal(n),
+        }
+    )
+    return frame, labels, rng
+
+
 def tiny_design(formula="~ 0 + (1 | g)", n=10, p=3, *, levels=None, rank=None, missing=None, seed=0, responses=None):
     """A design with n rows; ``g`` has a relationship matrix, ``h`` has three levels and none, ``x`` is normal.
 
@@ -30,17 +46,8 @@ def tiny_design(formula="~ 0 + (1 | g)", n=10, p=3, *, levels=None, rank=None, m
     missing : list of tuple
         (rows, trait) whose cells are missing.
     """
-    rng = np.random.default_rng([seed, n, p])
-    levels = n if levels is None else levels
-    labels = [f"i{i:03d}" for i in range(levels)]
-    frame = pd.DataFrame(
-        {
-            "g": [labels[i % levels] for i in range(n)],
-            "h": [f"b{i % 3}" for i in range(n)],
-            "x": rng.standard_normal(n),
-            "w": rng.standard_normal(n),
-        }
-    )
+    frame, labels, rng = tiny_frame(n, p, levels, seed)
+    levels = len(labels)
     Y = rng.standard_normal((n, p)) if responses is None else np.array(responses, dtype=float)
     for rows, trait in missing or []:
         Y[rows, trait] = np.nan
@@ -48,9 +55,12 @@ def tiny_design(formula="~ 0 + (1 | g)", n=10, p=3, *, levels=None, rank=None, m
     return sg.design(formula, frame, Y=Y, relmat={"g": K} if "| g" in formula else None)
 
 
-def tiny_problem(formula="~ 0 + (1 | g)", n=10, p=3, k=2, grid=4, priors=None, **options):
-    """`build_problem` of `tiny_design`."""
-    return build_problem(tiny_design(formula, n, p, **options), priors or Priors(), k, grid)
+def tiny_problem(formula="~ 0 + (1 | g)", n=10, p=3, k=2, grid=4, priors=None, factor_formula=None, **options):
+    """`build_problem` of `tiny_design`; `factor_formula` may name the same covariates."""
+    frame = tiny_frame(n, p, options.get("levels"), options.get("seed", 0))[0]
+    factor_design = None if factor_formula is None else sg.design(factor_formula, frame)
+    design = tiny_design(formula, n, p, **options)
+    return build_problem(design, priors or Priors(), k, grid, factor_design=factor_design)
 
 
 def uncollapsed(problem):
@@ -65,6 +75,7 @@ def uncollapsed(problem):
         problem,
         y=problem.rotation.back(problem.y),
         x=problem.rotation.back(problem.x),
+        x_factor=problem.rotation.back(problem.x_factor),
         groups=tuple(dataclasses.replace(group, cov=unrotate(group.cov)) for group in problem.groups),
         factor_cov=unrotate(problem.factor_cov),
         collapsed=False,

@@ -10,10 +10,12 @@ from slamglmm.fitters.slam import blocks
 from slamglmm.fitters.slam import problem as problem_module
 from slamglmm.fitters.slam.sweep import sweep
 from slamglmm.priors import (
+    FlatEffects,
     Horseshoe,
     Infinite,
     PrecisionPrior,
     Priors,
+    SharedEffects,
     SpikeSlab,
     ThreeParameterBeta,
     VarianceComponents,
@@ -133,6 +135,85 @@ def test_priors_of_variances_keep_the_joint_law(case, monkeypatch):
     problem = make(case, LIGHT["infinite"], monkeypatch, residual=VARIANCES[case])
     assert np.ptp(problem.trait_precisions.rate, axis=0).max() > 0 or VARIANCES[case].relative
     check(joint_test(problem, chains=150, length=50, draws=4000, seed=list(case.encode())), 149)
+
+
+FACTOR_EFFECTS = {
+    "U integrated out": {"formula": "~ x + (1 | g)", "rank": 5, "factor_formula": "~ x + w"},
+    "U integrated out, flat on traits": {"formula": "~ x + (1 | g)", "rank": 5, "factor_formula": "~ x + w"},
+    "U in the chain": {"formula": "~ x + (1 | g) + (1 | h)", "missing": SCATTERED, "factor_formula": "~ x + w"},
+    "imputed, more columns than rows": {
+        "formula": "~ x + I(x**2) + w + x:w + C(h) + h:x + h:w + I(w**2) + (1 | g)",
+        "missing": SCATTERED,
+        "factor_formula": "~ 0 + w",
+        "budget": 0,
+    },
+}
+
+
+def make_with_factor_effects(case, monkeypatch, loadings="infinite"):
+    options = {"n": 9} | FACTOR_EFFECTS[case]
+    if "budget" in options:
+        monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
+    fixef = FlatEffects(V=0.5, nu=8.0, df=6.0) if "flat" in case else SharedEffects(V=0.5, nu=8.0, df=6.0)
+    priors = Priors(loadings=LIGHT[loadings], factor=PrecisionPrior(V=0.8, nu=4), fixef=fixef)
+    problem = tiny_problem(priors=priors, **options)
+    assert problem.collapsed == case.startswith("U integrated")
+    return problem
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if i in (1, 3) else []) for i, case in enumerate(FACTOR_EFFECTS)],
+)
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_effects_on_factors_keep_the_joint_law(case, monkeypatch):
+    """Fixed effects with shared variances on traits and factors, in every step they enter."""
+    problem = make_with_factor_effects(case, monkeypatch)
+    check(joint_test(problem, chains=150, length=50, draws=4000, seed=list(case.encode())), 149)
+
+
+def plant_no_mean(patch):
+    """Factor step: the fixed effects of the factors forgotten."""
+    right = blocks.draw_factors
+
+    def wrong(problem, state, *rest):
+        effects = state.coef_factor.copy()
+        state.coef_factor[:] = 0.0
+        out = right(problem, state, *rest)
+        state.coef_factor[:] = effects
+        return out
+
+    patch.setattr(blocks, "draw_factors", wrong)
+
+
+def plant_scale_without_effects(patch):
+    """Scale move: the effects on factors scaled but not counted."""
+    right = blocks.draw_gig
+    patch.setattr(blocks, "draw_gig", lambda order, chi, psi, rng: right(order - 1.0, chi, psi, rng))
+
+
+def plant_effect_counts(patch):
+    """Variance of effects: only those on traits counted."""
+    right = FlatEffects.draw
+    patch.setattr(FlatEffects, "draw", lambda self, counts, squares, rng: right(self, counts - 2, squares, rng))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize(
+    ("plant", "case"),
+    [
+        (plant_no_mean, "U integrated out"),
+        (plant_no_mean, "U in the chain"),
+        (plant_scale_without_effects, "U integrated out"),
+        (plant_effect_counts, "U integrated out"),
+    ],
+)
+def test_errors_planted_in_effects_are_found(plant, case, monkeypatch):
+    problem = make_with_factor_effects(case, monkeypatch)
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="beyond"):
+        check(joint_test(problem, chains=150, length=50, draws=4000, seed=1), 149)
 
 
 def test_a_forgotten_power_of_the_rate_is_found(monkeypatch):

@@ -36,15 +36,16 @@ class Regressors:
         ``D diag(w_g) D'`` for each grid point in use.
     position : ndarray of int, shape (n_points,)
         Where a grid point's Gram matrix is.
-    flat_prec : ndarray, shape (b,)
-        Zero for a flat coefficient, one for a column these rows cannot estimate (its column is zeroed).
+    fixed_prec : ndarray, shape (b,)
+        Prior precision of a fixed effect: zero for a flat one, one for a column these rows cannot estimate (its
+        column is zeroed).
     """
 
     common: np.ndarray
     by_basis: dict[int, np.ndarray]
     grams: np.ndarray
     position: np.ndarray
-    flat_prec: np.ndarray
+    fixed_prec: np.ndarray
 
 
 def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: BlockPool) -> Regressors:
@@ -67,7 +68,8 @@ def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: 
         np.matmul(scaled, scaled.T, out=grams[i])
 
     pool.run(form, range(len(used)))
-    return Regressors(common, by_basis, grams, position, np.where(group.estimable, 0.0, 1.0))
+    prec = problem.covariates.trait_prec(state.effect_var)
+    return Regressors(common, by_basis, grams, position, np.where(group.estimable, prec, 1.0))
 
 
 def draw_loadings(
@@ -101,7 +103,7 @@ def draw_loadings(
     for a, rows in members:
         rhs[rows] = weighted[rows] @ shared.by_basis[a].T
     prior_prec = np.empty((len(g), m))
-    prior_prec[:, :b] = shared.flat_prec
+    prior_prec[:, :b] = shared.fixed_prec
     np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
     if state.scales.included is None:
         _draw_jointly(problem, group, shared, state, block, prior_prec, rhs, yy, rng)
@@ -127,7 +129,7 @@ def _draw_jointly(
 ) -> None:
     """Draw (tau, B, Lambda) given the sums of the data; eq. SLAM-7."""
     prior, g = _trait_precisions(problem, block), state.g[block]
-    n_flat = int(group.estimable.sum())
+    n_flat = int(np.sum(group.estimable & problem.covariates.flat))
     rate, unit = 1.0, None
     if isinstance(prior, PrecisionPrior):
         rate = prior.rate
@@ -175,9 +177,9 @@ def _draw_by_site(
     assert scales.inclusion is not None
     used, which = np.unique(shared.position[state.g[block]], return_inverse=True)
     grams = shared.grams[used]
-    flat = grams[:, :b, :b] + np.diag(shared.flat_prec)
+    fixed = grams[:, :b, :b] + np.diag(shared.fixed_prec)
     # G_XX^-1 G_XF: what is taken off the factors to integrate B out.
-    slopes = np.linalg.solve(flat, grams[:, :b, b:])
+    slopes = np.linalg.solve(fixed, grams[:, :b, b:])
     loadings = np.ascontiguousarray(coef[:, b:])
     draw_sites(
         grams[:, b:, b:] - np.swapaxes(grams[:, :b, b:], 1, 2) @ slopes,
@@ -193,7 +195,7 @@ def _draw_by_site(
     )
     coef[:, b:] = loadings
     scales.included[block] = loadings != 0.0
-    roots = np.linalg.cholesky(flat)
+    roots = np.linalg.cholesky(fixed)
     noise = rng.standard_normal((len(tau), b)) / np.sqrt(tau)[:, None]
     for i in range(len(used)):
         traits = np.flatnonzero(which == i)
@@ -210,10 +212,14 @@ def draw_trait_shares(
     penalty = np.einsum(
         "jl,jl,jl,l->j", loadings, loadings, state.scales.local[block], state.scales.row, optimize=False
     )
-    forms = cov.quadratic_forms(residual)
-    forms += penalty[:, None]
     included = state.scales.included
     n_active = problem.n_factors if included is None else included[block].sum(axis=1)
+    n_shrunk = problem.covariates.n_shrunk
+    if n_shrunk:
+        penalty += state.coef[block, :b] ** 2 @ problem.covariates.trait_prec(state.effect_var)
+        n_active = n_active + n_shrunk
+    forms = cov.quadratic_forms(residual)
+    forms += penalty[:, None]
     state.g[block], state.tau[block] = draw_shares(
         forms, cov.logdet, problem.log_prior_traits, _trait_precisions(problem, block), cov.n + n_active, rng
     )
@@ -307,13 +313,72 @@ def weigh_given_random(
     state.random[block][:, rows] = cov.leave(random)
 
 
-def draw_factor_shares(problem: Problem, state: State, rng: np.random.Generator) -> None:
-    """Draw (gamma_l, kappa_l) jointly given the factors, U_F integrated out; eq. SLAM-10."""
-    cov = problem.factor_cov
-    forms = cov.quadratic_forms(cov.enter(state.factors))
-    state.gamma[:], state.kappa[:] = draw_shares(
-        forms, cov.logdet, problem.log_prior_factors, problem.priors.factor, cov.n, rng
+def draw_factor_effects(problem: Problem, state: State, rng: np.random.Generator) -> None:
+    """Draw (kappa_l, B_F) of each factor jointly given its share, U_F integrated out; eq. SLAM-29."""
+    b, cov, gamma = problem.n_factor_effects, problem.factor_cov, state.gamma
+    if b == 0:
+        return
+    common = cov.enter(problem.x_factor)
+    used, which = np.unique(gamma, return_inverse=True)
+    columns = [cov.in_basis(common, int(cov.basis[g])) for g in used]
+    factors = cov.coordinates(cov.enter(state.factors), gamma)
+    weighted = factors * cov.weights[gamma]
+    prior_prec = state.effect_local * problem.covariates.factor_prec(state.effect_var)
+    bad = draw_regressions(
+        np.array([(x * cov.weights[g]) @ x.T for x, g in zip(columns, used, strict=True)]),
+        which,
+        prior_prec,
+        np.array([columns[i] @ row for i, row in zip(which, weighted, strict=True)]),
+        np.einsum("li,li->l", weighted, factors),
+        rng.standard_normal((len(gamma), b)),
+        rng.standard_gamma(problem.priors.factor.shape + 0.5 * cov.n, len(gamma)),
+        problem.priors.factor.rate,
+        np.argsort(which, kind="stable"),
+        np.empty(work_size(b)),
+        state.coef_factor,
+        state.kappa,
     )
+    if bad >= 0:
+        raise FitError(
+            f"iteration {state.iteration}: the precision of a factor's fixed effects is not positive definite."
+        )
+
+
+def _factor_penalty(problem: Problem, state: State) -> np.ndarray:
+    """Quadratic form of each factor's fixed effects, in units of kappa, shape (k,)."""
+    prec = state.effect_local * problem.covariates.factor_prec(state.effect_var)
+    return np.einsum("lq,lq,lq->l", prec, state.coef_factor, state.coef_factor)
+
+
+def draw_factor_shares(problem: Problem, state: State, rng: np.random.Generator) -> None:
+    """Draw (gamma_l, kappa_l) jointly given the factors and their fixed effects, U_F integrated out; eq. SLAM-10."""
+    cov = problem.factor_cov
+    forms = cov.quadratic_forms(cov.enter(state.factor_residual(problem)))
+    if problem.n_factor_effects:
+        forms += _factor_penalty(problem, state)[:, None]
+    n_terms = cov.n + problem.n_factor_effects
+    state.gamma[:], state.kappa[:] = draw_shares(
+        forms, cov.logdet, problem.log_prior_factors, problem.priors.factor, n_terms, rng
+    )
+
+
+def draw_effect_variances(problem: Problem, state: State, rng: np.random.Generator) -> None:
+    """Draw the variance of each covariate's effects, then the local scales of those on factors; eq. SLAM-30."""
+    columns = problem.covariates
+    if not columns.names:
+        return
+    counts, squares = np.zeros(len(columns.names)), np.zeros(len(columns.names))
+    shrunk = ~columns.flat
+    on_traits = state.tau @ state.coef[:, : problem.b] ** 2 * columns.trait_square
+    standardised = state.coef_factor**2 * state.kappa[:, None] * columns.factor_square
+    on_factors = np.sum(standardised * state.effect_local, axis=0)
+    np.add.at(squares, columns.trait[shrunk], on_traits[shrunk])
+    np.add.at(squares, columns.factor, on_factors)
+    np.add.at(counts, columns.trait[shrunk], problem.p)
+    np.add.at(counts, columns.factor, problem.n_factors)
+    prior = problem.priors.fixef_prior
+    state.effect_var[:] = prior.draw(counts, squares, rng)
+    state.effect_local[:] = prior.draw_local(standardised / state.effect_var[columns.factor], rng)
 
 
 def trait_precision_sums(problem: Problem, state: State, pool: BlockPool) -> tuple[np.ndarray, np.ndarray]:
@@ -387,10 +452,13 @@ def _factors_collapsed(
     k = problem.n_factors
     lower = sums[:, *np.tril_indices(k)]
     prior_weights = state.kappa[:, None] * weights[state.gamma]
+    mean = state.factor_mean(problem) if problem.n_factor_effects else None
 
     def draw(i: int) -> None:
         rows = problem.row_blocks[i]
         rhs = loadings @ state.weighted[:, rows]
+        if mean is not None:
+            rhs += prior_weights[:, rows] * mean[:, rows]
         drawn = np.empty_like(rhs)
         bad = draw_rows(
             lower.T @ weights[keys, rows],
@@ -412,6 +480,7 @@ def _factors_given_random(
     """Draw a block of rows; rows kept by the same groups of traits share a precision; eq. SLAM-13."""
     k, linear = problem.n_factors, likelihood.linear
     prior_prec = state.kappa / problem.grid.residual_share[state.gamma]
+    mean = random + state.factor_mean(problem) if problem.n_factor_effects else random
     precisions = likelihood.precisions.copy()
     precisions[:, np.arange(k), np.arange(k)] += prior_prec
 
@@ -419,7 +488,7 @@ def _factors_given_random(
         rows = problem.row_blocks[i]
         which = problem.row_pattern[rows]
         linear[:, rows] = loadings @ state.weighted[:, rows]
-        rhs = linear[:, rows] + prior_prec[:, None] * random[:, rows]
+        rhs = linear[:, rows] + prior_prec[:, None] * mean[:, rows]
         noise = state.streams.rows[i].standard_normal((len(which), k))
         drawn = np.empty((len(which), k))
         bad = draw_gaussians(precisions, which, np.ascontiguousarray(rhs.T), noise, np.empty(work_size(k)), drawn)
@@ -437,11 +506,16 @@ def move_factor_shares(
     Given U_F a factor holds its share where it is, and the share holds U_F: this move, in the other of the two
     parametrisations, breaks that (Yu & Meng 2011, J. Comput. Graph. Statist. 20:531). ``random`` is kept up to date.
     """
-    grid = problem.grid
+    grid, linear = problem.grid, likelihood.linear
+    if problem.n_factor_effects:
+        # What moves is the factor without its fixed effects.
+        mean = state.factor_mean(problem)
+        linear = linear - np.einsum("ilm,mi->li", likelihood.precisions[problem.row_pattern], mean)
+        state.factors -= mean
     move_shares(
         likelihood.precisions,
         problem.row_pattern,
-        likelihood.linear,
+        linear,
         grid.shares.sum(axis=1),
         grid.ray,
         problem.log_prior_factors,
@@ -452,6 +526,8 @@ def move_factor_shares(
         state.factors,
         state.gamma,
     )
+    if problem.n_factor_effects:
+        state.factors += mean
 
 
 def _check_factors(bad: int, state: State) -> None:
@@ -471,11 +547,15 @@ def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Ge
     rng : Generator
     """
     cov = problem.factor_cov
-    coordinates = cov.coordinates(cov.enter(state.factors), state.gamma)
+    coordinates = cov.coordinates(cov.enter(state.factor_residual(problem)), state.gamma)
     psi = state.kappa * np.einsum("li,li,li->l", coordinates, coordinates, cov.weights[state.gamma])
-    order = 0.5 * (problem.n - state.scales.n_active)
+    if problem.n_factor_effects:
+        psi += state.kappa * _factor_penalty(problem, state)
+    order = 0.5 * (problem.n + problem.n_factor_effects - state.scales.n_active)
     c2 = draw_gig(order, 2.0 * q * state.scales.row, psi, rng)
     state.factors *= np.sqrt(c2)[:, None]
+    if problem.n_factor_effects:
+        state.coef_factor *= np.sqrt(c2)[:, None]
     state.coef[:, problem.b :] /= np.sqrt(c2)
     q /= c2
 
@@ -506,6 +586,7 @@ def swap_neighbours(problem: Problem, state: State, q: np.ndarray, rng: np.rando
     order = np.arange(k)
     order[accepted], order[accepted + 1] = accepted + 1, accepted
     state.factors[:] = state.factors[order]
+    state.coef_factor[:], state.effect_local[:] = state.coef_factor[order], state.effect_local[order]
     loadings = state.coef[:, problem.b :]
     loadings[:] = loadings[:, order]
     state.scales.permute(order)

@@ -13,7 +13,7 @@ from .problem import Problem, TraitGroup
 from .state import State
 
 # Kept draw by draw, on the scale of the data, traits in the user's order. "U", "G" and "R" only when asked for.
-DRAWN = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U", "G", "R")
+DRAWN = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "U", "G", "R")
 # Posterior means gathered as the chain goes.
 MEANS = ("U_mean", "Eta_mean")
 STORABLE = (*DRAWN, *MEANS)
@@ -21,7 +21,7 @@ STORABLE = (*DRAWN, *MEANS)
 BUFFER_BYTES = 32 * 2**20
 # Conditional means of successive iterations say nearly the same.
 MEANS_EVERY = 4
-DEFAULT_STORE = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "U_mean", "Eta_mean")
+DEFAULT_STORE = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "U_mean", "Eta_mean")
 
 
 @dataclass
@@ -76,6 +76,10 @@ class Snapshot:
         scaled = self._user_order(self.state.coef[:, : problem.b].T) * problem.scale
         return scaled + np.outer(problem.center_coef, problem.center)
 
+    def B_factor(self) -> np.ndarray:
+        """Fixed effects of unit-variance factors, shape (b_F, k)."""
+        return (self.state.coef_factor * np.sqrt(self.state.kappa)[:, None]).T
+
     def covariances(self) -> np.ndarray:
         """Covariance among traits of each random effect, then of the residual, shape (n_components + 1, p, p)."""
         grid = self.problem.grid
@@ -108,7 +112,14 @@ class EffectSampler:
         rng, b = state.streams.common, problem.b
         design = np.concatenate((problem.x, state.factors))
         factor_effects = draw_effects(
-            problem, self.roots, problem.factor_cov, np.arange(problem.n), state.factors, state.gamma, state.kappa, rng
+            problem,
+            self.roots,
+            problem.factor_cov,
+            np.arange(problem.n),
+            state.factor_residual(problem),
+            state.gamma,
+            state.kappa,
+            rng,
         )
         totals = [effect.T @ state.coef[:, b:].T for effect in factor_effects]
         for group in problem.groups:
@@ -142,6 +153,8 @@ class DrawBuffer:
             "h2_residual": Snapshot.h2_residual,
             "B": Snapshot.B,
         }
+        if problem.n_factor_effects:
+            self._readers["B_factor"] = Snapshot.B_factor
         self._store = store
         self._effects = EffectSampler(problem) if "U" in store else None
 
@@ -185,9 +198,12 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
         "residual_var": (p,),
         "h2_residual": (r, p),
         "B": (problem.b, p),
+        "B_factor": (problem.n_factor_effects, k),
         "G": (r, p, p),
         "R": (p, p),
     }
+    if not problem.n_factor_effects:
+        del shapes["B_factor"]
     shapes = {name: shape for name, shape in shapes.items() if name in store}
     if "U" in store:
         shapes |= {f"U_{c.label}": (c.Z.shape[1], p) for c in problem.components}
@@ -222,6 +238,7 @@ class RunningMeans:
         self.offered = 0
         self.eta = np.zeros((p, n))
         self.coef = np.zeros((p, problem.b))
+        self.coef_factor = np.zeros((p, problem.n_factor_effects))
         self.alpha = np.zeros((n_components, p, n))
         self.own = None if problem.collapsed else np.zeros((n_components, p, n))
         self._solved_factors = np.zeros((0, n))
@@ -234,7 +251,7 @@ class RunningMeans:
     def start_draw(self, problem: Problem, state: State) -> None:
         """Prepare the factors' part, shared by all blocks."""
         cov = problem.factor_cov
-        self._solved_factors = cov.leave(cov.solve(cov.enter(state.factors), state.gamma))
+        self._solved_factors = cov.leave(cov.solve(cov.enter(state.factor_residual(problem)), state.gamma))
         self.n += 1
 
     def add_block(
@@ -248,6 +265,8 @@ class RunningMeans:
         """Add one block of traits (blocks never overlap, so threads do not meet here)."""
         cov, grid, g, b = group.cov, problem.grid, state.g[block], problem.b
         self.coef[block] += state.coef[block, :b]
+        if problem.n_factor_effects:
+            self.coef_factor[block] += state.coef[block, b:] @ state.coef_factor
         if problem.collapsed:
             solved = cov.weights[g]
             solved *= residual
@@ -289,6 +308,10 @@ class RunningMeans:
         """Posterior mean of the fixed effects, shape (b, p), on the scale of the data."""
         scaled = self._to_user(problem, self.coef / max(self.n, 1)).T
         return scaled + np.outer(problem.center_coef, problem.center)
+
+    def factor_fixed_effects(self, problem: Problem) -> np.ndarray:
+        """Posterior mean of the fixed effects that act through factors, shape (b_F, p), on the scale of the data."""
+        return self._to_user(problem, self.coef_factor / max(self.n, 1)).T
 
     @staticmethod
     def _to_user(problem: Problem, values: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ class Chains:
                 warnings.simplefilter("ignore", SlamWarning)
                 problem = build_problem(self.design, **self.model)
         runs = run_chains(problem, schedule, None, self.runs, progress)
-        more = posterior_dataset(problem, self.design, runs, schedule.store)
+        more = posterior_dataset(problem, self.design, runs, schedule.store, None, self.model.get("factor_design"))
         old = result.posterior
         more["draw"] = np.arange(old.sizes["draw"], old.sizes["draw"] + more.sizes["draw"])
         drawn = [name for name, values in more.items() if "draw" in values.dims]
@@ -145,6 +145,7 @@ def fit_slam(
     *,
     priors: Priors,
     n_factors: int | None,
+    factor_design: Design | None,
     link: str | Link,
     h2_grid: int,
     draws: int,
@@ -163,12 +164,16 @@ def fit_slam(
         raise OptionError(f"chains={chains!r}: expected an integer of at least 1.")
     schedule = Schedule(draws, burn, thin, store or DEFAULT_STORE, n_threads, n_jobs)
     begin = time.perf_counter()
-    model: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
+    options: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
+    model = {**options, "factor_design": factor_design}
+    if factor_design is not None:
+        options["factor_formula"] = factor_design.formula
     folder = None if out is None else RunFolder(Path(out))
     root = np.random.SeedSequence(seed)
     if folder is not None:
         lengths = {"draws": draws, "burn": burn, "thin": thin, "chains": chains, "store": schedule.store}
-        root = np.random.SeedSequence(folder.claim(fingerprint(design, model | lengths), seed))
+        columns = {} if factor_design is None else {"factor_columns": factor_design.X.to_numpy()}
+        root = np.random.SeedSequence(folder.claim(fingerprint(design, options | columns | lengths), seed))
         if folder.finished:
             return load(folder.path)
     problem = build_problem(design, **model)
@@ -181,7 +186,7 @@ def fit_slam(
     grid["prior_traits"] = np.exp(problem.log_prior_traits)
     grid["prior_factors"] = np.exp(problem.log_prior_factors)
     options = {
-        **model,
+        **options,
         "n_factors": problem.n_factors,
         "draws": min(run.n_draws for run in runs),
         "burn": burn,
@@ -196,10 +201,11 @@ def fit_slam(
         version=__version__,
         seconds=time.perf_counter() - begin,
         notes=problem.notes,
-        posterior=posterior_dataset(problem, design, runs, schedule.store, folder),
+        posterior=posterior_dataset(problem, design, runs, schedule.store, folder, factor_design),
         grid=grid,
         components=components,
         chains=Chains(design, model, schedule, _without_draws(runs), problem),
+        factor_design=factor_design,
     )
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(folder.path)

@@ -10,7 +10,7 @@ import xarray as xr
 
 from ...design import Design
 from .chain import ChainRun
-from .problem import Problem
+from .problem import Problem, factor_columns
 from .store import RunFolder
 
 
@@ -20,6 +20,7 @@ def posterior_dataset(
     runs: Sequence[ChainRun],
     store: Sequence[str],
     folder: RunFolder | None = None,
+    factor_design: Design | None = None,
 ) -> xr.Dataset:
     """Label the draws and means of all chains; draws in a folder stay there until they are looked at."""
     n_kept = min(run.n_draws for run in runs)
@@ -32,6 +33,7 @@ def posterior_dataset(
         "residual_var": ("trait",),
         "h2_residual": ("term", "trait"),
         "B": ("fixef", "trait"),
+        "B_factor": ("fixef_factor", "factor"),
         "G": ("term", "trait", "trait2"),
         "R": ("trait", "trait2"),
     }
@@ -43,6 +45,12 @@ def posterior_dataset(
         "factor": np.arange(1, problem.n_factors + 1),
         "fixef": list(design.X.columns),
     }
+    x_factor = np.zeros((design.n, 0))
+    if factor_design is not None and problem.n_factor_effects:
+        names = factor_columns(factor_design, [])
+        coords["fixef_factor"] = names
+        # Rows without data may lack the covariates of the factors.
+        x_factor = factor_design.X[names].set_axis(factor_design.rows).reindex(design.rows).to_numpy()
     if {"G", "R"} & set(store):
         coords["trait2"] = traits
     data: dict[str, Any] = {}
@@ -73,13 +81,18 @@ def posterior_dataset(
             data["Eta_mean"] = (
                 ("chain", "row", "trait"),
                 np.stack(
-                    [_fitted_rows(problem, design, run, of_chain) for run, of_chain in zip(runs, effects, strict=True)]
+                    [
+                        _fitted_rows(problem, design, x_factor, run, of_chain)
+                        for run, of_chain in zip(runs, effects, strict=True)
+                    ]
                 ),
             )
     return xr.Dataset(data, coords=coords)
 
 
-def _fitted_rows(problem: Problem, design: Design, run: ChainRun, effects: Sequence[np.ndarray]) -> np.ndarray:
+def _fitted_rows(
+    problem: Problem, design: Design, x_factor: np.ndarray, run: ChainRun, effects: Sequence[np.ndarray]
+) -> np.ndarray:
     """Posterior mean of the fitted values of all rows of the design, shape (rows, p)."""
     assert run.running is not None
     X = design.X.to_numpy()
@@ -89,6 +102,8 @@ def _fitted_rows(problem: Problem, design: Design, run: ChainRun, effects: Seque
     if len(silent):
         # Rows without data have no factor residual to learn about: fixed and random effects only.
         fitted[silent] = X[silent] @ run.running.fixed_effects(problem)
+        if problem.n_factor_effects:
+            fitted[silent] += x_factor[silent] @ run.running.factor_fixed_effects(problem)
         for component, effect in zip(problem.components, effects, strict=True):
             term = design.terms[component.term]
             fitted[silent] += term.M[silent, component.effect, None] * effect[term.codes[silent]]

@@ -16,11 +16,13 @@ from ...linalg.rotation import Rotation, joint_eigenbasis
 from ...linalg.threads import BLOCK, blocks, single_threaded_blas
 from ...links import LINKS, Link
 from ...priors import (
+    Covariates,
     PrecisionPrior,
     Priors,
     ShareGrid,
     TraitPrecisions,
     VarianceComponents,
+    lay_out_covariates,
     prior_masses,
     share_grid,
 )
@@ -104,6 +106,10 @@ class Problem:
         Centred, scaled responses in the basis of `rotation`; start values in missing cells.
     x : ndarray, shape (b, n)
         Fixed-effect columns in the basis of `rotation`.
+    x_factor : ndarray, shape (b_F, n)
+        Columns of the factors' own fixed effects, likewise.
+    covariates : Covariates
+        Which columns share the variance of their effects.
     order : ndarray of int, shape (p,)
         Trait of the design at each position.
     center, scale : ndarray, shape (p,)
@@ -128,6 +134,8 @@ class Problem:
 
     y: np.ndarray
     x: np.ndarray
+    x_factor: np.ndarray
+    covariates: Covariates
     order: np.ndarray
     center: np.ndarray
     scale: np.ndarray
@@ -166,6 +174,11 @@ class Problem:
         return self.x.shape[0]
 
     @property
+    def n_factor_effects(self) -> int:
+        """Number of fixed-effect columns of the factors."""
+        return self.x_factor.shape[0]
+
+    @property
     def impute(self) -> bool:
         """Whether any cell has to be drawn."""
         return any(group.imputed.any() for group in self.groups)
@@ -177,7 +190,12 @@ def default_n_factors(n: int, p: int) -> int:
 
 
 def build_problem(
-    design: Design, priors: Priors, n_factors: int | None, h2_grid: int, link: str | Link = "identity"
+    design: Design,
+    priors: Priors,
+    n_factors: int | None,
+    h2_grid: int,
+    link: str | Link = "identity",
+    factor_design: Design | None = None,
 ) -> Problem:
     """Check a design and lay it out for the sampler.
 
@@ -212,9 +230,13 @@ def build_problem(
         raise OptionError(
             f"n_factors={n_factors!r}: expected an integer from 0 to min(rows with data, traits) = {min(n, p)}."
         )
-    _check_collinear(x, list(design.X.columns))
+    columns = list(design.X.columns)
+    x_factor, factor_columns = _factor_columns(factor_design, design, active, notes)
+    covariates = lay_out_covariates(x, columns, x_factor, factor_columns, priors.fixef_prior)
+    flat = covariates.flat
+    _check_collinear(x[flat], [name for name, yes in zip(columns, flat, strict=True) if yes])
     components = _components(design, active)
-    center, scale, center_coef = _scaling(Y, x, list(design.traits))
+    center, scale, center_coef = _scaling(Y, x, flat, list(design.traits))
     Y = (Y - center[:, None]) / scale[:, None]
 
     with single_threaded_blas():
@@ -250,7 +272,7 @@ def build_problem(
                     rows,
                     members,
                     cov.without_outer() if complete else cov,
-                    _estimable(x[:, rows]),
+                    _estimable_of(x[:, rows], flat),
                     ~observed[np.ix_(traits, rows)],
                     tuple(slice(start + s.start, start + s.stop) for s in blocks(len(traits), BLOCK)),
                 )
@@ -275,6 +297,8 @@ def build_problem(
         return Problem(
             y=rotation.forward(y),
             x=rotation.forward(x),
+            x_factor=rotation.forward(x_factor),
+            covariates=covariates,
             order=order,
             center=center,
             scale=scale,
@@ -437,7 +461,48 @@ def _estimable(x: np.ndarray) -> np.ndarray:
     return estimable
 
 
-def _scaling(Y: np.ndarray, x: np.ndarray, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _estimable_of(x: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Columns that are shrunk, or not combinations of earlier flat ones."""
+    estimable = np.ones(len(x), dtype=bool)
+    estimable[flat] = _estimable(x[flat])
+    return estimable
+
+
+def factor_columns(factor_design: Design, notes: list[str]) -> list[str]:
+    """Columns of the factors' fixed effects that are not an intercept."""
+    kept = [name for name, column in factor_design.X.items() if np.ptp(column.to_numpy()) > 0]
+    dropped = [str(name) for name in factor_design.X.columns if name not in kept]
+    if dropped and dropped != ["Intercept"]:
+        notes.append(f"factor_formula: {shortlist(dropped)} left out; factors have no intercept")
+    return [str(name) for name in kept]
+
+
+def _factor_columns(
+    factor_design: Design | None, design: Design, active: np.ndarray, notes: list[str]
+) -> tuple[np.ndarray, list[str]]:
+    """Rows with data of the factors' fixed effects, shape (b_F, n), and their names."""
+    if factor_design is None:
+        return np.zeros((0, len(active))), []
+    if factor_design.terms or factor_design.Y is not None or factor_design.offset is not None:
+        raise OptionError(
+            f"factor_formula={factor_design.formula!r}: expected fixed effects only, such as '~ sex'. Factors have the "
+            "random effects of the traits."
+        )
+    wanted = design.rows[active]
+    lost = np.setdiff1d(wanted, factor_design.rows)
+    if len(lost):
+        raise DataError(
+            f"factor_formula={factor_design.formula!r}: covariates are missing in {len(lost)} row(s) with data "
+            f"({shortlist(lost)}, counted from 0). Fill them in or drop these rows."
+        )
+    names = factor_columns(factor_design, notes)
+    position = np.searchsorted(factor_design.rows, wanted)
+    return np.ascontiguousarray(factor_design.X[names].to_numpy(dtype=float)[position].T), names
+
+
+def _scaling(
+    Y: np.ndarray, x: np.ndarray, flat: np.ndarray, names: list[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre and scale of each trait over its observed cells, and how the centre goes back into B."""
     few = np.sum(~np.isnan(Y), axis=1) < 2
     with warnings.catch_warnings():
@@ -449,7 +514,9 @@ def _scaling(Y: np.ndarray, x: np.ndarray, names: list[str]) -> tuple[np.ndarray
             f"trait(s) {shortlist(np.array(names)[constant])} are constant over their observed rows. Leave them out."
         )
     one = np.ones(x.shape[1])
-    coef = np.linalg.lstsq(x.T, one, rcond=None)[0] if len(x) else np.zeros(0)
+    coef = np.zeros(len(x))
+    if flat.any():
+        coef[flat] = np.linalg.lstsq(x[flat].T, one, rcond=None)[0]
     if len(x) == 0 or np.abs(coef @ x - one).max() > 1e-8:
         # Without the constant among the fixed effects, centring would change the model.
         return np.zeros(len(Y)), scale, np.zeros(len(x))

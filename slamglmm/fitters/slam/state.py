@@ -48,6 +48,12 @@ class State:
     gamma : ndarray of int, shape (k,)
         Grid point of each factor.
     scales : LoadingScales
+    coef_factor : ndarray, shape (k, b_F)
+        Fixed effects of each factor.
+    effect_var : ndarray, shape (q,)
+        Variance of the effects of each covariate.
+    effect_local : ndarray, shape (k, b_F)
+        Local precision of each effect on a factor.
     weighted : ndarray, shape (p, n)
         ``tau V^-1 (y - XB)``, or ``omega (y - XB - ZU)`` when U is part of the chain: what the factor step sums.
     random : ndarray, shape (p, n), or None
@@ -64,15 +70,38 @@ class State:
     kappa: np.ndarray
     gamma: np.ndarray
     scales: LoadingScales
+    coef_factor: np.ndarray
+    effect_var: np.ndarray
+    effect_local: np.ndarray
     weighted: np.ndarray
     random: np.ndarray | None
     streams: Streams
     iteration: int = 0
 
+    def factor_mean(self, problem: Problem) -> np.ndarray:
+        """``X_F B_F``, shape (k, n)."""
+        return self.coef_factor @ problem.x_factor
+
+    def factor_residual(self, problem: Problem) -> np.ndarray:
+        """Factors without their fixed effects, shape (k, n)."""
+        return self.factors - self.factor_mean(problem) if problem.n_factor_effects else self.factors
+
     def copy(self, problem: Problem) -> State:
         """An independent copy; the responses are shared unless cells are drawn, scratch arrays are new."""
         twin = copy.copy(self)
-        for name in ("coef", "tau", "g", "factors", "kappa", "gamma", "scales", "streams"):
+        for name in (
+            "coef",
+            "tau",
+            "g",
+            "factors",
+            "kappa",
+            "gamma",
+            "scales",
+            "coef_factor",
+            "effect_var",
+            "effect_local",
+            "streams",
+        ):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
         twin.y = self.y.copy() if problem.impute else problem.y
         twin.weighted = np.zeros_like(problem.y)
@@ -124,6 +153,9 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         kappa=np.ones(k),
         gamma=rng.choice(n_points, k, p=np.exp(problem.log_prior_factors)).astype(np.intp),
         scales=problem.priors.loadings_prior.start(p, k, n),
+        coef_factor=np.zeros((k, problem.n_factor_effects)),
+        effect_var=np.full(len(problem.covariates.names), problem.priors.fixef_prior.V),
+        effect_local=np.ones((k, problem.n_factor_effects)),
         weighted=np.zeros((p, n)),
         random=None if problem.collapsed else np.zeros((p, n)),
         streams=streams,

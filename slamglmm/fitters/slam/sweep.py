@@ -39,12 +39,15 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
 
         pool.run(draw_block, range(len(group.blocks)))
     if k:
+        draw.draw_factor_effects(problem, state, rng)
         draw.draw_factor_shares(problem, state, rng)
         if problem.collapsed:
             draw.draw_factors(problem, state, None, pool)
         else:
             cov = problem.factor_cov
-            random = cov.leave(draw.draw_random_rows(cov, cov.enter(state.factors), state.gamma, state.kappa, rng))
+            random = cov.leave(
+                draw.draw_random_rows(cov, cov.enter(state.factor_residual(problem)), state.gamma, state.kappa, rng)
+            )
             likelihood = draw.draw_factors(problem, state, random, pool)
             assert likelihood is not None
             draw.move_factor_shares(problem, state, random, likelihood, rng)
@@ -52,6 +55,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         draw.move_scales(problem, state, q, rng)
         draw.swap_neighbours(problem, state, q, rng)
         problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, rng)
+    draw.draw_effect_variances(problem, state, rng)
     if problem.impute:
         draw.draw_missing(problem, state, rng)
     state.iteration += 1
