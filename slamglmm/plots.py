@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
+    from .priors.implied import ImpliedPrior
     from .results.posterior import SlamResult
     from .results.variational import VariationalResult
 
@@ -542,6 +543,32 @@ def heatmap(
     ax.set_title(title, fontsize=11)
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
     return ax
+
+
+def implied_prior(implied: ImpliedPrior, axes: Sequence[Axes] | None = None) -> tuple[Axes, Axes]:
+    """Histograms of what priors imply; what ``Priors.plot`` shows.
+
+    Parameters
+    ----------
+    implied : ImpliedPrior
+    axes : sequence of two Axes, optional
+
+    Returns
+    -------
+    tuple of Axes
+    """
+    if axes is None:
+        first = _new_axes(8.0, 3.2)
+        figure = first.figure
+        first.remove()
+        axes = figure.subplots(1, 2)
+    left, right = axes
+    left.hist(implied.h2.ravel(), bins=20, range=(0.0, 1.0), density=True, color="0.6", edgecolor="white")
+    left.set(xlabel="h2 of a trait", ylabel="prior density", xlim=(0.0, 1.0))
+    counts = np.bincount(implied.n_used)
+    right.bar(np.arange(len(counts)), counts / counts.sum(), color="0.6")
+    right.set(xlabel="factors that carry 99 % of the shared variance", ylabel="prior probability")
+    return left, right
 
 
 def _new_axes(width: float, height: float) -> Axes:

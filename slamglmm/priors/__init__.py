@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from .fixef import FIXEF, Covariates, FlatEffects, SharedEffects, lay_out_covariates
 from .h2_grid import H2Prior, ShareGrid, prior_masses, share_grid
+from .implied import simulate_priors
 from .loadings import LoadingScales, LoadingsPrior
 from .loadings_horseshoe import Horseshoe
 from .loadings_infinite import Infinite
 from .loadings_spike_slab import SpikeSlab
 from .loadings_tpb import ThreeParameterBeta
 from .variance_components import TraitPrecisions, VarianceComponents
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PRIORS: dict[str, type[LoadingsPrior]] = {
     "horseshoe": Horseshoe,
@@ -136,6 +142,40 @@ class Priors:
         """The loadings prior as an instance."""
         assert isinstance(self.loadings, LoadingsPrior)
         return self.loadings
+
+    def plot(
+        self,
+        n_factors: int = 10,
+        n_traits: int = 50,
+        n_rows: int = 200,
+        h2_grid: int = 20,
+        draws: int = 500,
+        seed: int | None = 0,
+        axes: Sequence[Axes] | None = None,
+    ) -> tuple[Axes, Axes]:
+        """Draw what these priors say: heritabilities of traits, and how many factors are used.
+
+        Parameters
+        ----------
+        n_factors, n_traits, n_rows : int
+            Size of the data you have in mind; the horseshoe depends on the number of rows.
+        h2_grid : int
+            As in `slam`; there is one random effect.
+        draws : int
+            From the prior.
+        seed : int, optional
+        axes : sequence of two Axes, optional
+            New ones by default; needs matplotlib (extra ``plot``).
+
+        Returns
+        -------
+        tuple of Axes
+            Histogram of the h2 of all traits, factors included, and bars of the number of factors that carry 99 % of
+            the shared variance, a measure the summary of a fit has too.
+        """
+        from ..plots import implied_prior
+
+        return implied_prior(simulate_priors(self, n_factors, n_traits, n_rows, h2_grid, draws, seed), axes)
 
     @property
     def fixef_prior(self) -> FlatEffects:

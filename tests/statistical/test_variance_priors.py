@@ -112,7 +112,7 @@ def test_blue_tits_as_mcmcglmm():
     nu = dict(zip(labels, (prior[name]["nu"] for name in ("G1", "G2", "R")), strict=True))
     fit = sg.slam(
         "tarsus ~ sex + hatchdate + (1 | animal) + (1 | fosternest)", frame, relmat={"animal": A}, n_factors=0,
-        priors=Priors(residual=VarianceComponents(V, nu)), h2_grid=24, draws=8000, burn=500, chains=2, seed=1,
+        priors=Priors(residual=VarianceComponents(V, nu)), h2_grid=20, draws=2500, burn=300, chains=2, seed=1,
         store=("h2", "residual_var"),
     )  # fmt: skip
     total = fit.posterior["residual_var"].to_numpy()[..., 0]

@@ -211,3 +211,33 @@ def test_without_matplotlib_the_message_says_what_to_install():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert 'pip install "slamglmm[plot]"' in out
+
+
+def test_priors_show_what_they_imply():
+    """Heights of the histogram and the bars against the draws; a spike shows at zero."""
+    left, right = sg.Priors(h2="spike", h2_factors="spike").plot(n_factors=3, n_traits=40, n_rows=100, draws=200)
+    heights = np.array([patch.get_height() for patch in left.patches])
+    assert heights.sum() / 20 == pytest.approx(1.0)
+    assert heights[0] > 3 * heights[10]
+    bars = [patch.get_height() for patch in right.patches]
+    assert sum(bars) == pytest.approx(1.0)
+    assert len(bars) <= 4
+    assert left.get_xlabel() == "h2 of a trait"
+
+
+@pytest.mark.parametrize("loadings", ["horseshoe", "infinite", "spike_slab", "tpb"])
+def test_implied_h2_without_factors_is_the_prior_of_the_shares(loadings):
+    """No factors: h2 is the trait's own share, from either kind of residual prior."""
+    from slamglmm.priors.implied import simulate_priors
+
+    for residual in (sg.PrecisionPrior(0.5, 5), sg.VarianceComponents(V={"id": 1.0, "Residual": 1.0}, nu=2)):
+        priors = sg.Priors(loadings=loadings, residual=residual)
+        implied = simulate_priors(priors, 0, 40, 50, 20, 200, 1)
+        assert implied.h2.mean() == pytest.approx(np.mean(np.arange(20) / 20), abs=0.03)
+        assert np.all(implied.n_used == 0)
+        assert np.all(simulate_priors(priors, 4, 10, 50, 20, 20, 1).n_used <= 4)
+
+
+def test_priors_drawn_on_axes_of_ones_own():
+    axes = plt.subplots(1, 2)[1]
+    assert sg.Priors().plot(draws=5, axes=axes) == (axes[0], axes[1])

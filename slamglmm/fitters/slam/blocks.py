@@ -129,7 +129,7 @@ def _draw_jointly(
 ) -> None:
     """Draw (tau, B, Lambda) given the sums of the data; eq. SLAM-7."""
     prior, g = _trait_precisions(problem, block), state.g[block]
-    n_flat = int(np.sum(group.estimable & problem.covariates.flat))
+    n_flat = np.count_nonzero(group.estimable & problem.covariates.flat)
     rate, unit = 1.0, None
     if isinstance(prior, PrecisionPrior):
         rate = prior.rate
@@ -257,7 +257,8 @@ def draw_shares(
     precisions : ndarray, shape (c,)
     """
     shape = prior.shape + 0.5 * n_terms
-    log_mass = (log_prior - 0.5 * logdet) - np.expand_dims(shape, -1) * np.log(prior.rate + 0.5 * forms)
+    power = shape[:, None] if isinstance(shape, np.ndarray) else shape
+    log_mass = (log_prior - 0.5 * logdet) - power * np.log(prior.rate + 0.5 * forms)
     if not isinstance(prior, PrecisionPrior):
         log_mass += prior.shape * np.log(prior.rate)
     log_mass -= log_mass.max(axis=1, keepdims=True)
