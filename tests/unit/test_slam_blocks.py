@@ -144,3 +144,36 @@ def test_every_part_of_the_state_moves(options, prior, monkeypatch):
         gamma.append(state.gamma.copy())
     assert all(len(set(column)) >= 4 for column in (*np.transpose(g), *np.transpose(gamma)))
     assert all(len(set(column)) == 2 for column in np.transpose(spiked)) or not spiked
+
+
+@pytest.mark.parametrize("missing", [None, [([0, 3], 1)]], ids=["U integrated out", "patterns"])
+@pytest.mark.parametrize("fixef", ["flat", "shared"])
+def test_effects_on_factors_move(fixef, missing):
+    """Every effect, variance and local scale in every iteration; flat effects on traits have no variance."""
+    priors = Priors(fixef=fixef)
+    problem = tiny_problem("~ x + (1 | g)", factor_formula="~ x + w", priors=priors, missing=missing, levels=5)
+    assert problem.covariates.names == ("x", "w")
+    assert problem.covariates.trait.tolist() == ([-1, -1] if fixef == "flat" else [-1, 0])
+    state, pool = start_state(problem, np.random.SeedSequence(4)), BlockPool(1)
+    for _ in range(10):
+        before = state.copy(problem)
+        sweep(problem, state, pool)
+        for name in ("coef", "coef_factor", "effect_var", "effect_local"):
+            assert np.all(getattr(state, name) != getattr(before, name)), name
+        np.testing.assert_allclose(state.factor_residual(problem), state.factors - state.coef_factor @ problem.x_factor)
+
+
+def test_swaps_carry_the_effects_of_a_factor():
+    """Effects and their local scales follow the factor they belong to."""
+    problem = tiny_problem("~ x + (1 | g)", n=12, p=6, k=4, factor_formula="~ w")
+    state = start_state(problem, np.random.SeedSequence(1))
+    state.scales.row[:] = 1.0  # every exchange is accepted
+    state.kappa[:] = np.arange(4)
+    state.coef_factor[:, 0] = state.effect_local[:, 0] = np.arange(4)
+    seen = set()
+    for _ in range(20):
+        blocks.swap_neighbours(problem, state, state.kappa.copy(), state.streams.common)
+        assert np.array_equal(state.coef_factor[:, 0], state.kappa)
+        assert np.array_equal(state.effect_local[:, 0], state.kappa)
+        seen.add(tuple(state.kappa))
+    assert len(seen) > 3
