@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--chains", type=int, default=2, help="number of chains (%(default)s)")
     fit.add_argument("--out", type=Path, required=True, help="folder for the results")
 
-    lengths = {demo: (1000, 5000, 30), fit: (1000, 1000, 1)}
+    lengths = {demo: (1000, 5000, 50), fit: (1000, 1000, 1)}
     for command, (draws, burn, thin) in lengths.items():
         command.add_argument("--draws", type=int, default=draws, help="draws kept of each chain (%(default)s)")
         command.add_argument("--burn", type=int, default=burn, help="iterations before them (%(default)s)")
@@ -108,6 +108,7 @@ def _demo(options: argparse.Namespace) -> None:
         # Intensities are positive and skewed; the source analyses their logarithm too.
         Y=np.log(data.Y),
         relmat={"line": kinship(data.markers, method="standardized")},
+        n_factors=8,
         chains=2,
         **_run_length(options),
     )
