@@ -186,7 +186,7 @@ def convergence_checks(fit: SlamResult) -> list[str]:
     for variable, what in (("h2", "variance shares h2"), ("G", "variances in G")):
         chosen = table.loc[[(variable, term, trait) for term in terms for trait in traits]]
         if not chosen.notna().any():
-            lines.append(f"worst R-hat of the {what}: not assessed (it takes two chains of four draws)")
+            lines.append(f"worst R-hat of the {what}: not assessed (too few draws)")
             continue
         _, term, trait = chosen.idxmax()
         limit = LARGEST_R_HAT

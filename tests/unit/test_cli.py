@@ -150,9 +150,8 @@ def test_convergence_checks_name_the_worst(files):
     assert f"h2: {worst.max():.3f} (sire, {worst.idxmax()})" in shares
     of_traits = fit.diagnostics().sort_index().loc[("G", "sire"), "r_hat"].loc[["trait1", "trait2"]]
     assert f"{of_traits.max():.3f}" in variances
-    assert all("not assessed" in line for line in cli.convergence_checks(
-        sg.slam("trait1 + trait2 ~ (1 | sire)", frame, chains=1, **options)
-    ))  # fmt: skip
+    short = sg.slam("trait1 + trait2 ~ (1 | sire)", frame, chains=1, **(options | {"draws": 3}))
+    assert all("not assessed" in line for line in cli.convergence_checks(short))
 
 
 def test_module_runs_as_a_command():
