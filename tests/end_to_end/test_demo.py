@@ -26,7 +26,7 @@ def test_short_demo_twice(tmp_path):
     assert "worst R-hat of the variances in G" in printed[0]
     assert str(folder) in printed[0]
     for name in TABLES:
-        assert len(pd.read_csv(folder / name)) == 8
+        assert len(pd.read_csv(folder / name)) >= 8
     fit = sg.load(folder / "fit")
     assert fit.G("line").shape == (24, 24)
     assert fit.ranef("line").notna().all(axis=None)
