@@ -133,7 +133,8 @@ def cross_validate(
     of_cell = _folds(folds, by, data, observed, seed)
     numbers = [int(f) for f in np.unique(of_cell[of_cell > 0])]
     # Variational fitters draw nothing and take no seed.
-    seeded = "seed" in options or "seed" in signature(fitter).parameters
+    parameters = signature(fitter).parameters
+    seeded = "seed" in {*options, *parameters} or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     seeds = {f: {"seed": options.get("seed", seed + f)} if seeded else {} for f in numbers}
     guesses = Parallel(n_jobs=n_jobs)(
         delayed(_fit_fold)(fitter, formula, data, observed.mask(of_cell == f), predict, options | seeds[f])

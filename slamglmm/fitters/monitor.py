@@ -14,9 +14,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -73,11 +75,8 @@ def monitor(chains: int, total: int, progress: bool | None, label: str) -> Itera
 
 def _show(counters: np.ndarray, total: int, label: str, done: threading.Event) -> None:
     # tqdm.auto picks the widget in a notebook even where there are no widgets, and then floods it with warnings.
-    if "ipykernel" in sys.modules and find_spec("ipywidgets") is not None:
-        from tqdm.notebook import tqdm
-    else:
-        from tqdm import tqdm
-
+    widgets = "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
+    tqdm: Any = import_module("tqdm.notebook" if widgets else "tqdm").tqdm
     with tqdm(total=total, desc=label, unit="it", leave=False, mininterval=0.2) as bar:
         while not done.wait(0.2):
             bar.update(int(counters[1:].sum()) - bar.n)
