@@ -26,7 +26,7 @@ import slamglmm as sg
 from slamglmm.fitters.he.fit import fit_he
 from slamglmm.fitters.he.options import HeOptions
 from slamglmm.fitters.he.sources import read_streamed
-from slamglmm.genotypes import PlinkWriter
+from slamglmm.genotypes import write_plink
 from slamglmm.relmat import Relmat
 
 ROUNDS = 5
@@ -150,10 +150,8 @@ def case_markers(n, m, n_probes):
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "markers.bed"
-        with PlinkWriter(path, [str(i) for i in range(n)]) as plink:
-            for start in range(0, m, 1000):
-                p = rng.uniform(0.05, 0.5, 1000)
-                plink.add(rng.binomial(2, p, (n, 1000)).astype(np.int8), [f"m{start + k}" for k in range(1000)])
+        blocks = (rng.binomial(2, rng.uniform(0.05, 0.5, 1000), (n, 1000)).astype(np.int8) for _ in range(m // 1000))
+        write_plink(path, blocks, range(n), [f"m{k}" for k in range(m)])
         frame = pd.DataFrame({"y": rng.standard_normal(n)})
         out = timed(
             lambda: sg.he("y ~ 1", frame, markers={"chip": path}, n_probes=n_probes, method="he", se=None, seed=1), 3

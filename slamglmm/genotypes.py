@@ -6,7 +6,8 @@ Missing genotypes count as the mean of their marker over the rows of the fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ MISSING_INT8 = (-128, -127)
 # Columns converted at a time.
 BLOCK = 1024
 BED_MAGIC = b"\x6c\x1b\x01"
+# bed-reader's names of the columns of a .fam and a .bim.
+PLINK_COLUMNS = (
+    "fid", "iid", "father", "mother", "sex", "pheno",
+    "chromosome", "sid", "cm_position", "bp_position", "allele_1", "allele_2",
+)  # fmt: skip
 # Copies of the first allele for the codes 00, 01 (missing), 10, 11.
 BED_DOSAGE = (2.0, np.nan, 1.0, 0.0)
 
-_NO_CODE = 255
-# Code of an int8 dosage, looked up by its unsigned byte.
-_BED_CODES = np.full(256, _NO_CODE, dtype=np.uint8)
-_BED_CODES[[0, 1, 2, MISSING_INT8[0] % 256, MISSING_INT8[1] % 256]] = 3, 2, 0, 1, 1
-_NO_FLOATS = np.empty(0, dtype=np.float32)
+_NO_TABLE = np.empty(0)
 _NO_STARTS = np.empty(0, dtype=np.int64)
 _NO_ROWS = np.empty(0, dtype=np.int32)
 _NO_SHIFT = np.empty(0)
@@ -154,7 +156,7 @@ class Markers:
                 self.m,
                 np.ascontiguousarray(matrix.data, dtype=np.float64).view(np.uint8),
                 0,
-                _NO_FLOATS,
+                _NO_TABLE,
                 np.ascontiguousarray(matrix.indptr, dtype=np.int64),
                 np.ascontiguousarray(matrix.indices, dtype=np.int32),
                 _NO_SHIFT,
@@ -162,7 +164,7 @@ class Markers:
         values = self.values
         return Columns(
             self.kind, self.n, self.m, values.reshape(-1).view(np.uint8), values.strides[0],
-            _NO_FLOATS, _NO_STARTS, _NO_ROWS, _NO_SHIFT,
+            _NO_TABLE, _NO_STARTS, _NO_ROWS, _NO_SHIFT,
         )  # fmt: skip
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[slice, np.ndarray]]:
@@ -222,7 +224,7 @@ def _int8_columns(values: np.ndarray, fill: np.ndarray | None) -> Columns:
         m,
         values.reshape(-1).view(np.uint8),
         values.strides[0],
-        _NO_FLOATS,
+        _NO_TABLE,
         np.cumsum(counts),
         np.concatenate(rows) if rows else _NO_ROWS,
         shift,
@@ -239,10 +241,10 @@ def _bed_columns(packed: np.ndarray, n: int, used: np.ndarray | None, fill: np.n
 
     def sums(values: tuple[float, ...]) -> np.ndarray:
         out = np.empty((m, 1))
-        column_products(with_table(np.tile(np.array(values, dtype=np.float32), (m, 1))), counted, 0, m, out)
+        column_products(with_table(np.tile(np.array(values), (m, 1))), counted, 0, m, out)
         return out[:, 0]
 
-    table = np.tile(np.array((2.0, 0.0, 1.0, 0.0), dtype=np.float32), (m, 1))
+    table = np.tile(np.array((2.0, 0.0, 1.0, 0.0)), (m, 1))
     if fill is None:
         total, missing = sums((2.0, 0.0, 1.0, 0.0)), sums((0.0, 1.0, 0.0, 0.0))
         fill = total / np.maximum(counted.sum() - missing, 1.0)
@@ -393,9 +395,9 @@ def open_plink(path: str | Path) -> Markers:
     for part in (bed, bed.with_suffix(".bim"), bed.with_suffix(".fam")):
         if not part.exists():
             raise DataError(f"{str(part)!r} does not exist; a PLINK data set is three files, .bed, .bim and .fam.")
-    bim = _whitespace_table(bed.with_suffix(".bim"), 6)
-    fam = _whitespace_table(bed.with_suffix(".fam"), 6)
-    n, m = len(fam), len(bim)
+    labels = _plink_ids(bed, ".fam", "iid", ("fid", "iid"))
+    names = _plink_ids(bed, ".bim", "sid", ("chromosome", "bp_position", "allele_1", "allele_2"))
+    n, m = len(labels), len(names)
     with open(bed, "rb") as file:
         magic = file.read(3)
     if magic[:2] != BED_MAGIC[:2] or len(magic) < 3:
@@ -411,98 +413,129 @@ def open_plink(path: str | Path) -> Markers:
         )
     if n == 0 or m == 0:
         raise DataError(f"markers are empty ({n} rows x {m} markers).")
-    labels = pd.Index(fam[1])
-    if not labels.is_unique:
-        labels = pd.Index(fam[0] + ":" + fam[1])
-    names = pd.Index(bim[1])
-    if not names.is_unique:
-        names = pd.Index(bim[0] + ":" + bim[3] + ":" + bim[4] + ":" + bim[5])
-    for what, index in (("individual", labels), ("marker", names)):
-        if not index.is_unique:
-            raise DataError(f"{str(bed)!r} names the {what} {shortlist(index[index.duplicated()].unique())} twice.")
     values = np.memmap(bed, dtype=np.uint8, mode="r", offset=3, shape=(m, stride))
-    return Markers("bed", n, m, names.rename(None), labels.rename(None), values, bed.resolve())
+    return Markers("bed", n, m, names, labels, values, bed.resolve())
 
 
-def _whitespace_table(path: Path, width: int) -> pd.DataFrame:
-    table = pd.read_csv(path, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
-    if table.shape[1] != width:
-        raise DataError(f"{str(path)!r} has {table.shape[1]} columns where {width} are expected.")
-    return table
+def _plink_ids(bed: Path, suffix: str, key: str, wider: tuple[str, ...]) -> pd.Index:
+    """Column `key` of the .fam or .bim; where it repeats, the columns `wider` joined."""
+    part = bed.with_suffix(suffix)
+    if b"#" in part.read_bytes():
+        raise DataError(
+            f"{str(part)!r} holds a '#', after which bed-reader ignores the rest of a line; rename the ids."
+        )
+    unread = {name: None for name in PLINK_COLUMNS if name not in (key, *wider)}
+    with _bed_reader().open_bed(bed, properties=unread, skip_format_check=True) as file:
+        try:
+            index = pd.Index(getattr(file, key), dtype=str)
+        except ValueError as error:
+            raise DataError(
+                f"{str(part)!r} cannot be read: {error}. A .fam has six columns, a .bim six that tabs separate."
+            ) from error
+        if not index.is_unique:
+            columns = [map(str, getattr(file, name)) for name in wider]
+            index = pd.Index([":".join(row) for row in zip(*columns, strict=True)], dtype=str)
+    if not index.is_unique:
+        raise DataError(f"{str(part)!r} has the same id twice: {shortlist(index[index.duplicated()].unique())}.")
+    return index
 
 
-class PlinkWriter:
+def _bed_reader() -> Any:
+    try:
+        import bed_reader
+    except ImportError as error:
+        raise DataError(
+            "PLINK files need the package bed-reader, which is not installed: pip install 'slamglmm[plink]'."
+        ) from error
+    return bed_reader
+
+
+def write_plink(
+    path: str | Path,
+    blocks: Iterable[np.ndarray],
+    individuals: Iterable[Any],
+    names: Iterable[Any],
+    *,
+    chromosome: str = "1",
+    positions: Any = None,
+) -> None:
     """Write a PLINK 1 data set, some markers at a time.
 
     Parameters
     ----------
     path : str or Path
         The .bed file; .bim and .fam go beside it.
+    blocks : iterable of arrays, n × some markers
+        0, 1 or 2 copies of the first allele; NaN, -127 or -128 (int8) where missing. One block is held at a time.
     individuals : sequence of str
         Individual ids (also used as family ids).
+    names : sequence of str
+        Names of all markers.
+    chromosome : str
+    positions : sequence of int, optional
+        Base pairs; 1, 2, .. by default.
+
+    Raises
+    ------
+    DataError
+        Ids that repeat or hold blanks, other dosages, or blocks of another shape; no .bed is left behind.
 
     Examples
     --------
     >>> import numpy as np, tempfile, pathlib
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> with PlinkWriter(folder / "tiny.bed", ["a", "b", "c"]) as plink:
-    ...     plink.add(np.array([[0, 1], [2, np.nan], [1, 0]]), ["m1", "m2"])
-    >>> open_plink(folder / "tiny.bed")
+    >>> bed = pathlib.Path(tempfile.mkdtemp()) / "tiny.bed"
+    >>> write_plink(bed, [np.array([[0, 1], [2, np.nan], [1, 0]])], ["a", "b", "c"], ["m1", "m2"])
+    >>> open_plink(bed)
     Markers(3 rows x 2 markers, bed)
     """
+    bed = Path(path)
+    ids, sids = [str(label) for label in individuals], [str(name) for name in names]
+    for what, labels in (("individuals", ids), ("markers", sids)):
+        wrong = [label for label in labels if not label or "#" in label or any(map(str.isspace, label))]
+        if wrong:
+            raise DataError(f"{str(bed)!r}: ids of {what} may not be empty or hold blanks or '#': {shortlist(wrong)}.")
+    if len(set(ids)) < len(ids):
+        raise DataError(f"{str(bed)!r}: individuals must have different ids.")
+    n, m = len(ids), len(sids)
+    properties = {
+        "fid": ids,
+        "iid": ids,
+        "pheno": ["-9"] * n,
+        "chromosome": [chromosome] * m,
+        "sid": sids,
+        "bp_position": np.arange(1, m + 1) if positions is None else np.asarray(positions),
+        "allele_1": ["A"] * m,
+        "allele_2": ["B"] * m,
+    }
+    file = _bed_reader().create_bed(bed, iid_count=n, sid_count=m, properties=properties)
+    written = 0
+    try:
+        for block in blocks:
+            if block.shape[0] != n or written + block.shape[1] > m:
+                raise DataError(f"dosages are {block.shape}, expected {n} rows and at most {m - written} more markers.")
+            for dosages in _plink_dosages(block):
+                file.write(dosages)
+            written += block.shape[1]
+        if written < m:
+            raise DataError(f"{str(bed)!r}: {m} markers are named, but there are dosages of {written}.")
+    except BaseException as error:
+        # Closing takes the unfinished file away, and complains that it is unfinished.
+        with suppress(ValueError):
+            file.close()
+        bed.unlink(missing_ok=True)
+        if isinstance(error, ValueError) and not isinstance(error, DataError):
+            raise DataError("dosages of a .bed file must be 0, 1, 2 or missing.") from error
+        raise
+    file.close()
 
-    def __init__(self, path: str | Path, individuals: Any):
-        self._bed = Path(path)
-        ids = [str(label) for label in individuals]
-        if len(set(ids)) < len(ids):
-            raise DataError(f"{str(path)!r}: individuals must have different ids.")
-        self._n = len(ids)
-        self._bed.with_suffix(".fam").write_text("".join(f"{label}\t{label}\t0\t0\t0\t-9\n" for label in ids))
-        self._genotypes = open(self._bed, "wb")  # noqa: SIM115  (closed by close())
-        self._genotypes.write(BED_MAGIC)
-        self._map = open(self._bed.with_suffix(".bim"), "w")  # noqa: SIM115
 
-    def __enter__(self) -> PlinkWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def add(self, dosages: np.ndarray, names: Any, chromosome: str = "1", positions: Any = None) -> None:
-        """Append markers.
-
-        Parameters
-        ----------
-        dosages : array, n × markers
-            0, 1 or 2 copies of the first allele; NaN, -127 or -128 where missing.
-        names : sequence of str
-        chromosome : str
-        positions : sequence of int, optional
-            Base pairs; 1, 2, .. by default.
-        """
-        if dosages.shape != (self._n, len(names)):
-            raise DataError(f"dosages are {dosages.shape}, expected {(self._n, len(names))}.")
-        if dosages.dtype.kind == "f":
-            whole = np.isin(dosages, (0.0, 1.0, 2.0)) | np.isnan(dosages)
-            dosages = np.where(whole & ~np.isnan(dosages), dosages, np.where(whole, MISSING_INT8[0], 3.0))
-        elif dosages.dtype != np.int8:
-            dosages = np.clip(dosages, -128, 3)
-        # One table look-up a genotype: a file has billions of them.
-        codes = np.zeros((len(names), 4 * ((self._n + 3) // 4)), dtype=np.uint8)
-        codes[:, : self._n] = _BED_CODES[np.ascontiguousarray(dosages.T, dtype=np.int8).view(np.uint8)]
-        if (codes == _NO_CODE).any():
-            raise DataError("dosages of a .bed file must be 0, 1, 2 or missing.")
-        packed = codes[:, 0::4] | codes[:, 1::4] << 2 | codes[:, 2::4] << 4 | codes[:, 3::4] << 6
-        self._genotypes.write(packed.tobytes())
-        positions = range(1, len(names) + 1) if positions is None else positions
-        self._map.writelines(
-            f"{chromosome}\t{name}\t0\t{position}\tA\tB\n" for name, position in zip(names, positions, strict=True)
-        )
-
-    def close(self) -> None:
-        """Finish the files."""
-        self._genotypes.close()
-        self._map.close()
+def _plink_dosages(block: np.ndarray) -> np.ndarray:
+    """Marker by marker, in a type and with the missing code that bed-reader writes."""
+    if block.dtype != np.int8:
+        return np.ascontiguousarray(block.T, dtype=np.float64)
+    ours, theirs = MISSING_INT8
+    columns = block.T
+    return np.where(columns == ours, np.int8(theirs), columns)
 
 
 # -- lining up with the data -----------------------------------------------------------------------------------------

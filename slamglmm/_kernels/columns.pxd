@@ -9,7 +9,7 @@ cdef extern from "columns.h":
         Py_ssize_t m
         Py_ssize_t stride
         const char* data
-        const float* table
+        const double* table
         const int64_t* starts
         const int32_t* rows
         const double* shift

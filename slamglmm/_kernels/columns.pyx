@@ -36,7 +36,7 @@ cdef class Columns:
     data : buffer of bytes
         Columns one after the other, `stride` bytes apart; for csc the values (float64).
     stride : int
-    table : float32, length 4 m
+    table : float64, length 4 m
         bed: the value of each two-bit code.
     starts : int64, length m + 1
         csc: start of each column; int8: start of the missing rows of each column.
@@ -53,7 +53,7 @@ cdef class Columns:
         Py_ssize_t m,
         const uint8_t[::1] data,
         Py_ssize_t stride,
-        const float[::1] table,
+        const double[::1] table,
         const int64_t[::1] starts,
         const int32_t[::1] rows,
         const double[::1] shift,

@@ -64,11 +64,11 @@ GENERIC(float32, float)
 GENERIC(float64, double)
 
 /* Two bits a sample, low bits first. */
-static inline double bed_value(const uint8_t *b, const float *table, ptrdiff_t i) {
+static inline double bed_value(const uint8_t *b, const double *table, ptrdiff_t i) {
     return table[(b[i >> 2] >> (2 * (i & 3))) & 3];
 }
 
-static double dot_bed_generic(const uint8_t *b, const float *table, const double *r, ptrdiff_t n) {
+static double dot_bed_generic(const uint8_t *b, const double *table, const double *r, ptrdiff_t n) {
     double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
     ptrdiff_t i = 0;
     for (; i + 4 <= n; i += 4) {
@@ -82,7 +82,7 @@ static double dot_bed_generic(const uint8_t *b, const float *table, const double
     return (s0 + s1) + (s2 + s3);
 }
 
-static void axpy_bed_generic(double c, const uint8_t *b, const float *table, const double *w, double *r, ptrdiff_t n) {
+static void axpy_bed_generic(double c, const uint8_t *b, const double *table, const double *w, double *r, ptrdiff_t n) {
     ptrdiff_t i;
     if (w == NULL)
         for (i = 0; i < n; i++) r[i] += c * bed_value(b, table, i);
@@ -144,7 +144,7 @@ WITH_AVX512(float64, double)
 
 #define BED512_PICK(shift) _mm512_permutexvar_pd(_mm512_srlv_epi64(bits, shift), values)
 
-AVX512 static double dot_bed_avx512(const uint8_t *b, const float *table, const double *r, ptrdiff_t n) {
+AVX512 static double dot_bed_avx512(const uint8_t *b, const double *table, const double *r, ptrdiff_t n) {
     BED512_SETUP
     __m512d s0 = _mm512_setzero_pd(), s1 = s0, s2 = s0, s3 = s0;
     ptrdiff_t i = 0;
@@ -162,7 +162,7 @@ AVX512 static double dot_bed_avx512(const uint8_t *b, const float *table, const 
     return s;
 }
 
-AVX512 static void axpy_bed_avx512(double c, const uint8_t *b, const float *table, const double *w, double *r,
+AVX512 static void axpy_bed_avx512(double c, const uint8_t *b, const double *table, const double *w, double *r,
                                    ptrdiff_t n) {
     BED512_SETUP
     const __m512d cc = _mm512_set1_pd(c);
@@ -250,61 +250,67 @@ WITH_AVX2(int8, int8_t)
 WITH_AVX2(float32, float)
 WITH_AVX2(float64, double)
 
-/* 32 bits hold 16 samples; AVX2 permutes eight float32 by an index, not float64, hence the float32 table. */
-#define BED256_SETUP                                                            \
-    const __m256i sh0 = _mm256_set_epi32(14, 12, 10, 8, 6, 4, 2, 0);            \
-    const __m256i sh1 = _mm256_set_epi32(30, 28, 26, 24, 22, 20, 18, 16);       \
-    const __m256 values = _mm256_set_ps(table[3], table[2], table[1], table[0], table[3], table[2], table[1], table[0]);
+/* 32 bits hold 16 samples. AVX2 permutes eight 32-bit halves by an index, so sample s with code c is the halves 2c and
+ * 2c + 1 of a table of four float64. Each lane keeps every other code of the word, with room for that last bit below
+ * it: lanes 0, 1, 4, 5 the even samples, one bit up; lanes 2, 3, 6, 7 the odd ones. A shift then makes four indices; of
+ * what it leaves above the lowest three bits the permutation takes no notice. */
+#define BED256_HALVES(a, b, c, d) (int)(a), (int)(b), (int)(c), (int)(d), (int)(a), (int)(b), (int)(c), (int)(d)
+#define BED256_SETUP(factor)                                                                              \
+    const __m256i room = _mm256_set_epi32(0, 0, 1, 1, 0, 0, 1, 1);                                        \
+    const __m256i codes = _mm256_setr_epi32(BED256_HALVES(0x66666666, 0x66666666, 0xCCCCCCCC, 0xCCCCCCCC)); \
+    const __m256i second = _mm256_setr_epi32(BED256_HALVES(0, 0x11111111, 0, 0x22222222));                \
+    const __m256i sh0 = _mm256_set_epi32(5, 5, 4, 4, 1, 1, 0, 0);                                         \
+    const __m256i sh1 = _mm256_set_epi32(13, 13, 12, 12, 9, 9, 8, 8);                                     \
+    const __m256i sh2 = _mm256_set_epi32(21, 21, 20, 20, 17, 17, 16, 16);                                 \
+    const __m256i sh3 = _mm256_set_epi32(29, 29, 28, 28, 25, 25, 24, 24);                                 \
+    const __m256i values = _mm256_castpd_si256(_mm256_set_pd(                                             \
+        (factor) * table[3], (factor) * table[2], (factor) * table[1], (factor) * table[0]));
 
-#define BED256_PICK(shift) _mm256_permutevar8x32_ps(values, _mm256_srlv_epi32(bits, shift))
-#define LOW256(x) _mm256_cvtps_pd(_mm256_castps256_ps128(x))
-#define HIGH256(x) _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1))
+#define BED256_INDICES(word) \
+    _mm256_or_si256(_mm256_and_si256(_mm256_sllv_epi32(_mm256_set1_epi32(word), room), codes), second)
+#define BED256_PICK(shift) _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(values, _mm256_srlv_epi32(indices, shift)))
 
-AVX2 static double dot_bed_avx2(const uint8_t *b, const float *table, const double *r, ptrdiff_t n) {
-    BED256_SETUP
+AVX2 static double dot_bed_avx2(const uint8_t *b, const double *table, const double *r, ptrdiff_t n) {
+    BED256_SETUP(1.0)
     __m256d s0 = _mm256_setzero_pd(), s1 = s0, s2 = s0, s3 = s0;
     ptrdiff_t i = 0;
     for (; i + 16 <= n; i += 16) {
         int32_t word;
         memcpy(&word, b + (i >> 2), 4);
-        __m256i bits = _mm256_set1_epi32(word);
-        __m256 x = BED256_PICK(sh0), y = BED256_PICK(sh1);
-        s0 = _mm256_fmadd_pd(LOW256(x), _mm256_loadu_pd(r + i), s0);
-        s1 = _mm256_fmadd_pd(HIGH256(x), _mm256_loadu_pd(r + i + 4), s1);
-        s2 = _mm256_fmadd_pd(LOW256(y), _mm256_loadu_pd(r + i + 8), s2);
-        s3 = _mm256_fmadd_pd(HIGH256(y), _mm256_loadu_pd(r + i + 12), s3);
+        const __m256i indices = BED256_INDICES(word);
+        s0 = _mm256_fmadd_pd(BED256_PICK(sh0), _mm256_loadu_pd(r + i), s0);
+        s1 = _mm256_fmadd_pd(BED256_PICK(sh1), _mm256_loadu_pd(r + i + 4), s1);
+        s2 = _mm256_fmadd_pd(BED256_PICK(sh2), _mm256_loadu_pd(r + i + 8), s2);
+        s3 = _mm256_fmadd_pd(BED256_PICK(sh3), _mm256_loadu_pd(r + i + 12), s3);
     }
     double s = sum256(s0, s1, s2, s3);
     for (; i < n; i++) s += bed_value(b, table, i) * r[i];
     return s;
 }
 
-AVX2 static void axpy_bed_avx2(double c, const uint8_t *b, const float *table, const double *w, double *r,
+AVX2 static void axpy_bed_avx2(double c, const uint8_t *b, const double *table, const double *w, double *r,
                                ptrdiff_t n) {
-    BED256_SETUP
-    const __m256d cc = _mm256_set1_pd(c);
+    BED256_SETUP(c)
     ptrdiff_t i = 0;
-#define BED256_ADD(x, at) \
-    _mm256_storeu_pd(r + i + at, _mm256_fmadd_pd(cc, x, _mm256_loadu_pd(r + i + at)));
-#define BED256_ADDW(x, at)                                                                                   \
-    _mm256_storeu_pd(r + i + at, _mm256_fmadd_pd(_mm256_mul_pd(cc, _mm256_loadu_pd(w + i + at)), x,          \
+#define BED256_ADD(shift, at) \
+    _mm256_storeu_pd(r + i + at, _mm256_add_pd(_mm256_loadu_pd(r + i + at), BED256_PICK(shift)));
+#define BED256_ADDW(shift, at)                                                                             \
+    _mm256_storeu_pd(r + i + at, _mm256_fmadd_pd(_mm256_loadu_pd(w + i + at), BED256_PICK(shift),          \
                                                  _mm256_loadu_pd(r + i + at)));
-    for (; i + 16 <= n; i += 16) {
-        int32_t word;
-        memcpy(&word, b + (i >> 2), 4);
-        __m256i bits = _mm256_set1_epi32(word);
-        __m256 x = BED256_PICK(sh0), y = BED256_PICK(sh1);
-        if (w == NULL) {
-            BED256_ADD(LOW256(x), 0)
-            BED256_ADD(HIGH256(x), 4)
-            BED256_ADD(LOW256(y), 8)
-            BED256_ADD(HIGH256(y), 12)
-        } else {
-            BED256_ADDW(LOW256(x), 0)
-            BED256_ADDW(HIGH256(x), 4)
-            BED256_ADDW(LOW256(y), 8)
-            BED256_ADDW(HIGH256(y), 12)
-        }
+#define BED256_LOOP(ADD)                                \
+    for (; i + 16 <= n; i += 16) {                      \
+        int32_t word;                                   \
+        memcpy(&word, b + (i >> 2), 4);                 \
+        const __m256i indices = BED256_INDICES(word);   \
+        ADD(sh0, 0)                                     \
+        ADD(sh1, 4)                                     \
+        ADD(sh2, 8)                                     \
+        ADD(sh3, 12)                                    \
+    }
+    if (w == NULL) {
+        BED256_LOOP(BED256_ADD)
+    } else {
+        BED256_LOOP(BED256_ADDW)
     }
     for (; i < n; i++) r[i] += c * (w == NULL ? 1.0 : w[i]) * bed_value(b, table, i);
 }

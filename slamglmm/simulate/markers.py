@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from ..errors import OptionError
-from ..genotypes import PlinkWriter
+from ..genotypes import write_plink
 from .simulated import Simulated
 
 # Markers simulated at a time.
@@ -76,23 +76,22 @@ def draw_markers(
     """Markers as a DataFrame or a .bed file, and the complete dosages (n, causal) of some of them."""
     names = pd.Index([f"m{k + 1}" for k in range(m)])
     kept = np.empty((n, len(causal)))
-    writer = None if bed is None else PlinkWriter(bed, ids)
-    table = np.empty((n, m), dtype=np.int8, order="F") if writer is None else None
-    try:
-        for start, dosage, observed in genotype_blocks(n, m, rng, ld, ld_block, missing):
-            stop = start + dosage.shape[1]
-            here = np.flatnonzero((causal >= start) & (causal < stop))
+
+    def observed() -> Iterator[np.ndarray]:
+        for start, dosage, seen in genotype_blocks(n, m, rng, ld, ld_block, missing):
+            here = np.flatnonzero((causal >= start) & (causal < start + dosage.shape[1]))
             kept[:, here] = dosage[:, causal[here] - start]
-            if writer is not None:
-                writer.add(observed, names[start:stop], positions=range(start + 1, stop + 1))
-            else:
-                assert table is not None
-                table[:, start:stop] = observed
-    finally:
-        if writer is not None:
-            writer.close()
-    markers = Path(bed) if bed is not None else pd.DataFrame(table, index=ids, columns=names, copy=False)
-    return markers, kept
+            yield seen
+
+    if bed is not None:
+        write_plink(bed, observed(), ids, names)
+        return Path(bed), kept
+    table = np.empty((n, m), dtype=np.int8, order="F")
+    filled = 0
+    for block in observed():
+        table[:, filled : filled + block.shape[1]] = block
+        filled += block.shape[1]
+    return pd.DataFrame(table, index=ids, columns=names, copy=False), kept
 
 
 def refuse(fitter: str, given: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import slamglmm
-from slamglmm.genotypes import Markers, PlinkWriter, open_plink, read_markers
+from slamglmm.genotypes import Markers, open_plink, read_markers, write_plink
 from slamglmm.plots import VariationalPlots
 from slamglmm.results.variational import MrMashResult, SparseLmmResult
 from tests.house import test_docs
@@ -17,12 +17,12 @@ CALLABLES = [
     pytest.param(slamglmm.simulate.mr_mash, True, id="simulate.mr_mash"),
     pytest.param(read_markers, True, id="read_markers"),
     pytest.param(open_plink, True, id="open_plink"),
+    pytest.param(write_plink, True, id="write_plink"),
     *(
         case
         for owner in (SparseLmmResult, MrMashResult, VariationalPlots, Markers)
         for case in test_docs.methods(owner)
     ),
-    *test_docs.methods(PlinkWriter),
 ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import slamglmm._kernels.columns as kernel
 from slamglmm._kernels.columns import Columns
 
-from slamglmm.genotypes import PlinkWriter, open_plink
+from slamglmm.genotypes import open_plink, write_plink
 
 
 def dense(columns):
@@ -157,8 +157,7 @@ def spike_slab_bound(y, X, Z, alpha, mu, s, v, a, log_odds, n_eff):
 def bed_columns(genotypes, folder):
     """The same genotypes through a .bed file."""
     n, m = genotypes.shape
-    with PlinkWriter(folder / "twin.bed", [f"i{i}" for i in range(n)]) as plink:
-        plink.add(genotypes, [f"m{k}" for k in range(m)])
+    write_plink(folder / "twin.bed", [genotypes], [f"i{i}" for i in range(n)], [f"m{k}" for k in range(m)])
     return open_plink(folder / "twin.bed")
 
 

@@ -1,14 +1,16 @@
 """Markers in their own packing: what is read, what is refused, and how rows are matched."""
 
 import pickle
+import sys
 
+import bed_reader
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
 from slamglmm.errors import DataError
-from slamglmm.genotypes import PlinkWriter, match_rows, open_plink, read_markers
+from slamglmm.genotypes import match_rows, open_plink, read_markers, write_plink
 from tests.reference.markers import bed_columns, dense
 
 GENOTYPES = np.array([[0, 1, 2, 2], [1, np.nan, 0, 2], [2, 1, 1, 2], [0, 0, np.nan, 2], [1, 2, 0, 2]])
@@ -71,17 +73,17 @@ def test_bed_round_trip(tmp_path):
         assert list(markers.labels) == [f"i{i}" for i in range(n)]
         assert list(markers.names) == ["m0", "m1", "m2", "m3"]
         expected = dense(read_markers(GENOTYPES[:n]).columns())
-        np.testing.assert_allclose(dense(markers.columns()), expected, atol=1e-6)
-        np.testing.assert_allclose(dense(markers.unpacked().columns()), expected, atol=1e-6)
-        np.testing.assert_allclose(markers.dosages(slice(0, 4)), expected, atol=1e-6)
+        np.testing.assert_allclose(dense(markers.columns()), expected, atol=1e-12)
+        np.testing.assert_allclose(dense(markers.unpacked().columns()), expected, atol=1e-12)
+        np.testing.assert_allclose(markers.dosages(slice(0, 4)), expected, atol=1e-12)
 
 
 def test_mean_over_the_rows_in_use(tmp_path):
     """Held-out individuals must not move the mean that stands for missing genotypes."""
     markers = bed_columns(GENOTYPES, tmp_path)
     used = np.array([True, True, True, True, False])
-    np.testing.assert_allclose(dense(markers.columns(used))[1, 1], 2 / 3, atol=1e-6)
-    np.testing.assert_allclose(markers.means(used)[1], 2 / 3, atol=1e-6)
+    np.testing.assert_allclose(dense(markers.columns(used))[1, 1], 2 / 3, atol=1e-12)
+    np.testing.assert_allclose(markers.means(used)[1], 2 / 3, atol=1e-12)
     np.testing.assert_allclose(dense(markers.columns(fill=np.full(4, 0.25)))[1, 1], 0.25)
 
 
@@ -129,15 +131,60 @@ def test_refused_files(tmp_path):
     bed.write_bytes(whole)
     assert open_plink(tmp_path / "twin").m == 4
     bim = bed.with_suffix(".bim")
-    bim.write_text(bim.read_text().replace("m1", "m0"))
+    whole_bim = bim.read_text()
+    bim.write_text(whole_bim.replace("m1", "m0"))
     assert list(open_plink(bed).names)[:2] == ["1:1:A:B", "1:2:A:B"]
+    bim.write_text(whole_bim.replace("\t", " "))
+    with pytest.raises(DataError, match=r"twin.bim' cannot be read: .* a .bim six that tabs separate"):
+        open_plink(bed)
+    bim.write_text(whole_bim.replace("m1", "m#1"))
+    with pytest.raises(DataError, match=r"twin.bim' holds a '#'"):
+        open_plink(bed)
     bed.with_suffix(".fam").unlink()
     with pytest.raises(DataError, match=r"twin.fam' does not exist"):
         read_markers(str(bed))
-    with pytest.raises(DataError, match="must be 0, 1, 2 or missing"), PlinkWriter(tmp_path / "x.bed", ["a"]) as plink:
-        plink.add(np.array([[3]]), ["m"])
-    with pytest.raises(DataError, match="different ids"):
-        PlinkWriter(tmp_path / "x.bed", ["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("blocks", "ids", "names", "message"),
+    [
+        ([np.array([[3]])], ["a"], ["m"], "must be 0, 1, 2 or missing"),
+        ([np.array([[258]])], ["a"], ["m"], "must be 0, 1, 2 or missing"),
+        ([np.array([[0.5]])], ["a"], ["m"], "must be 0, 1, 2 or missing"),
+        ([np.zeros((2, 1))], ["a", "a"], ["m"], "different ids"),
+        ([np.zeros((2, 1))], ["a", "b c"], ["m"], "ids of individuals may not be empty or hold blanks or '#': 'b c'"),
+        ([np.zeros((1, 1))], ["a"], ["m1", "m2"], "2 markers are named, but there are dosages of 1"),
+        ([np.zeros((1, 1))] * 2, ["a"], ["m1"], r"dosages are \(1, 1\), expected 1 rows and at most 0 more markers"),
+        ([np.zeros((3, 1))], ["a"], ["m1"], r"dosages are \(3, 1\), expected 1 rows"),
+    ],
+)
+def test_refused_writing(tmp_path, blocks, ids, names, message):
+    """And no half of a .bed is left behind."""
+    with pytest.raises(DataError, match=message):
+        write_plink(tmp_path / "x.bed", blocks, ids, names)
+    assert not list(tmp_path.glob("*.bed*"))
+
+
+def test_bed_reader_reads_what_we_write_and_we_what_it_writes(tmp_path):
+    """The same dosages, ids, map and missing cells, whole numbers or not."""
+    coded = np.where(np.isnan(GENOTYPES), -128, GENOTYPES).astype(np.int8)
+    for blocks in ([GENOTYPES], [coded[:, :1], coded[:, 1:]]):
+        write_plink(tmp_path / "ours.bed", blocks, list("abcde"), ["m1", "m2", "m3", "m4"], positions=[7, 8, 9, 12])
+        with bed_reader.open_bed(tmp_path / "ours.bed") as file:
+            np.testing.assert_array_equal(file.read(), GENOTYPES)
+            assert (list(file.iid), list(file.sid), list(file.bp_position)) == (
+                list("abcde"), ["m1", "m2", "m3", "m4"], [7, 8, 9, 12],
+            )  # fmt: skip
+    bed_reader.to_bed(tmp_path / "theirs.bed", GENOTYPES, {"iid": list("abcde")})
+    np.testing.assert_allclose(dense(read_markers(tmp_path / "theirs.bed").columns()), FILLED, atol=1e-12)
+
+
+def test_bed_without_bed_reader(tmp_path, monkeypatch):
+    """What to install."""
+    bed_columns(GENOTYPES, tmp_path)
+    monkeypatch.setitem(sys.modules, "bed_reader", None)
+    with pytest.raises(DataError, match=r"pip install 'slamglmm\[plink\]'"):
+        read_markers(tmp_path / "twin.bed")
 
 
 def test_rows_are_matched_by_label_or_position():

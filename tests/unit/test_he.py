@@ -23,7 +23,7 @@ from slamglmm.fitters.he import inference
 from slamglmm.fitters.he.moments import compute_moments
 from slamglmm.fitters.he.problem import build_problem
 from slamglmm.fitters.he.subsampling import balanced_draws, close_families
-from slamglmm.genotypes import PlinkWriter
+from slamglmm.genotypes import write_plink
 from slamglmm.relmat import Relmat
 from tests.reference import kinship as slow
 
@@ -411,8 +411,7 @@ def test_markers_are_a_kinship_never_formed(tmp_path):
     frame, G, K = genotype_frame()
     ids = [f"i{k}" for k in range(80)]
     exact = sg.he("y ~ x + (1 | id)", frame.assign(id=ids), relmat={"id": (K, ids)}, method="he", se=None)
-    with PlinkWriter(tmp_path / "m.bed", ids) as plink:
-        plink.add(G, [f"m{j}" for j in range(G.shape[1])])
+    write_plink(tmp_path / "m.bed", [G], ids, [f"m{j}" for j in range(G.shape[1])])
     tables = {
         "int8": G,
         "float": G.astype(float),
@@ -436,8 +435,7 @@ def test_markers_with_missing_genotypes_and_dropped_rows(tmp_path):
     ids = [f"i{k}" for k in range(80)]
     gaps = G.astype(float)
     gaps[np.random.default_rng(0).random(G.shape) < 0.05] = np.nan
-    with PlinkWriter(tmp_path / "m.bed", ids) as plink:
-        plink.add(gaps, [f"m{j}" for j in range(G.shape[1])])
+    write_plink(tmp_path / "m.bed", [gaps], ids, [f"m{j}" for j in range(G.shape[1])])
     with pytest.warns(DroppedRowsWarning):
         holes = sg.he(
             "y ~ x", frame.assign(x=frame["x"].where(frame.index != 7)), markers={"a": tmp_path / "m.bed"}, seed=1
