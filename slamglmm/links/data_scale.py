@@ -1,7 +1,7 @@
 """Moments on the scale of the data when the latent trait is normal, as de Villemereuil et al. (2016) define them.
 
 For a latent trait ``l ~ N(location, variance)``, ``E[y | l] = g(l)``: the mean ``E[g]``, the slope ``Psi = E[g']`` that
-takes additive effects from the latent scale to that of the data, and the variance of y; eq. LINK-36.
+takes additive effects from the latent scale to that of the data, and the variance of y.
 
 References
 ----------
@@ -36,7 +36,7 @@ class DataMoments:
     variance: np.ndarray
 
     def over_rows(self, weights: np.ndarray) -> DataMoments:
-        """Moments over rows with these weights (they sum to one), along the last axis; eq. LINK-37."""
+        """Moments over rows with these weights (they sum to one), along the last axis."""
         mean = self.mean @ weights
         between = (self.mean - mean[..., None]) ** 2 @ weights
         return DataMoments(mean, self.slope @ weights, self.variance @ weights + between)
@@ -59,7 +59,7 @@ def identity_moments(location: np.ndarray, variance: np.ndarray) -> DataMoments:
 
 
 def count_moments(location: np.ndarray, variance: np.ndarray, overdispersion: np.ndarray | float = 0.0) -> DataMoments:
-    """Counts with log link: Poisson, or negative binomial with variance ``m + overdispersion m^2``; eq. LINK-38.
+    """Counts with log link: Poisson, or negative binomial with variance ``m + overdispersion m^2``.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def count_moments(location: np.ndarray, variance: np.ndarray, overdispersion: np
 
 
 def logit_moments(location: np.ndarray, variance: np.ndarray) -> DataMoments:
-    """One trial with logit link, by the trapezoidal rule; eq. LINK-39.
+    """One trial with logit link, by the trapezoidal rule.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def logit_moments(location: np.ndarray, variance: np.ndarray) -> DataMoments:
 
 
 def threshold_moments(location: np.ndarray, variance: np.ndarray, cuts: np.ndarray) -> DataMoments:
-    """Number of cut points below the latent trait: 0/1 for one cut, the category's number for more; eq. LINK-40.
+    """Number of cut points below the latent trait: 0/1 for one cut, the category's number for more.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def threshold_moments(location: np.ndarray, variance: np.ndarray, cuts: np.ndarr
 
 
 def category_probabilities(location: np.ndarray, variance: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """Probability of each category; eq. LINK-31.
+    """Probability of each category.
 
     Parameters
     ----------
