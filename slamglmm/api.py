@@ -36,6 +36,7 @@ def slam(
     n_threads: int | None = None,
     n_jobs: int = 1,
     store: Sequence[str] | None = None,
+    store_dtype: Literal["float64", "float32"] = "float64",
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> SlamResult:
@@ -79,7 +80,11 @@ def slam(
         Chains run at the same time, each in a process of its own (joblib; -1 for all cores).
     store : sequence of str, optional
         What is kept; the default is `slamglmm.DEFAULT_STORE`. Add ``"U"`` for draws of the random effects
-        (needed for prediction intervals), ``"G"`` or ``"R"`` for draws of the covariances.
+        (needed for prediction intervals), ``"U_var"`` for their posterior variances without the draws, ``"G"`` or
+        ``"R"`` for draws of the covariances. With very many traits name less: ``("h2", "G_diag", "R_diag", "U_mean")``
+        has no loadings, only variances by trait; methods say what they miss.
+    store_dtype : {"float64", "float32"}
+        Precision of what is kept, in memory and on disk; the chain itself always runs in float64.
     out : str or Path, optional
         Folder that gets the draws as they come and becomes a saved result. The same call goes on with a run that was
         killed (to the bit, from the last write) and returns one that was finished.
@@ -129,6 +134,7 @@ def slam(
         n_threads=n_threads,
         n_jobs=n_jobs,
         store=None if store is None else tuple(store),
+        store_dtype=store_dtype,
         out=out,
         progress=progress,
     )

@@ -253,17 +253,17 @@ class SlamPlots:
 
     def _variance(self, name: str) -> xr.DataArray:
         """Draws of the diagonal of every G, or of R."""
-        posterior = self._fit.posterior
-        squared, own = posterior["Lambda"] ** 2, posterior["residual_var"]
-        by_term = (squared * posterior["h2_factor"]).sum("factor") + posterior["h2_residual"] * own
-        if name == "G":
-            return by_term
-        return squared.sum("factor") + own - by_term.sum("term")
+        if name == "R":
+            return self._fit.variance_draws(RESIDUAL)
+        import xarray as xr
+
+        terms = self._fit.posterior["term"]
+        return xr.concat([self._fit.variance_draws(str(term)) for term in terms.to_numpy()], dim=terms)
 
     def _quantities(self, name: str, traits: list[str] | None, several: bool) -> pd.DataFrame:
         """One column a quantity, one row a draw (chains one after the other)."""
         posterior = self._fit.posterior
-        if name in ("G", "R") and name not in posterior:
+        if name in ("G", "R"):
             array = self._variance(name)
         elif name in posterior and set(posterior[name].dims) <= {"chain", "draw", "term", "trait", "fixef"}:
             array = posterior[name]

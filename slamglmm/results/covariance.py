@@ -6,7 +6,7 @@ leave (eq. SLAM-6).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -52,15 +52,21 @@ def covariance_draws(loadings: np.ndarray, factor_share: np.ndarray, own_varianc
 
 def mean_correlation(loadings: np.ndarray, factor_share: np.ndarray, own_variance: np.ndarray) -> np.ndarray:
     """Posterior mean of one correlation matrix, shape (p, p); a trait without variance in a draw counts as zero."""
-    p = loadings.shape[2]
-    total = np.zeros((p, p))
-    for matrix in covariance_draws(loadings, factor_share, own_variance):
+    return mean_of_correlations(covariance_draws(loadings, factor_share, own_variance))
+
+
+def mean_of_correlations(matrices: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean of the correlation matrices of covariance matrices; a trait without variance counts as zero."""
+    total: np.ndarray | float = 0.0
+    count = 0
+    for matrix in matrices:
         sd = np.sqrt(np.diag(matrix))
         scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > 0)
-        total += matrix * scale[:, None] * scale
-    total /= len(loadings)
-    total[np.diag_indices(p)] = 1.0
-    return total
+        total = total + matrix * scale[:, None] * scale
+        count += 1
+    mean = np.asarray(total / count)
+    mean[np.diag_indices(len(mean))] = 1.0
+    return mean
 
 
 def variances(loadings: np.ndarray, factor_share: np.ndarray, own_variance: np.ndarray) -> np.ndarray:

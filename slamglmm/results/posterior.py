@@ -29,6 +29,8 @@ RESIDUAL = "Residual"
 DIAGNOSED_TRAITS = 8
 # Saved draws of more than this are read piece by piece.
 LAZY_BYTES = 2**29
+# What the covariance matrices are computed from.
+PARTS = ("Lambda", "h2_factor", "h2_residual", "residual_var")
 
 
 class Continuation(Protocol):
@@ -57,7 +59,8 @@ class SlamResult(Result):
         Draws, dims (chain, draw, ...): ``h2`` (term, trait), ``h2_factor`` (term, factor), ``Lambda`` (factor, trait),
         ``residual_var`` (trait), ``h2_residual`` (term, trait), ``B`` (fixef, trait); posterior means by chain:
         ``U_mean_<label>`` (level, trait) and ``Eta_mean`` (row, trait). Everything is on the scale of the data, and
-        factors have unit variance.
+        factors have unit variance. What ``store=`` may add: draws of ``G_diag`` (term, trait), ``R_diag`` (trait),
+        ``G``, ``R`` and ``U_<label>``, and the posterior variances ``U_var_<label>`` (level, trait) by chain.
     grid : DataFrame
         Grid of the variance shares: one row a point, a column for each term, and the prior masses.
     components : tuple of ComponentLabel
@@ -89,7 +92,9 @@ class SlamResult(Result):
         DataFrame
             Index (term, trait); columns mean, sd, lower, upper.
         """
-        return self._table("h2", prob)
+        index = pd.MultiIndex.from_product([self._terms, self.design.traits], names=["term", "trait"])
+        values = self._h2_draws("h2()")
+        return _interval_table(values.reshape(*values.shape[:2], len(index)), index, prob)
 
     def varcorr(self, prob: float = 0.9) -> pd.DataFrame:
         """Variance of every random effect and of the residual, by trait.
@@ -105,11 +110,10 @@ class SlamResult(Result):
             the trait) and share, the posterior mean of the variance share.
         """
         names = [*self._terms, RESIDUAL]
+        of_terms = [self.variance_draws(name).to_numpy() for name in names]
+        total = np.sum(of_terms, axis=0)
         tables = []
-        total = covariance.variances(self._loadings, np.ones(self._loadings.shape[:3]), self._values("residual_var"))
-        for name in names:
-            share, own = self._parts(name)
-            draws = covariance.variances(self._loadings, share, own)
+        for draws in of_terms:
             table = _interval_table(draws, pd.Index(self.design.traits, name="trait"), prob)
             table["share"] = (draws / total).mean(axis=(0, 1))
             tables.append(table)
@@ -127,11 +131,11 @@ class SlamResult(Result):
         -------
         DataFrame, trait × trait
         """
-        return self._trait_frame(covariance.mean_covariance(*self._stacked(self._one_term(label))))
+        return self._mean_covariance(self._one_term(label), "G()")
 
     def R(self) -> pd.DataFrame:
         """Posterior mean of the residual covariance among traits, trait × trait."""
-        return self._trait_frame(covariance.mean_covariance(*self._stacked(RESIDUAL)))
+        return self._mean_covariance(RESIDUAL, "R()")
 
     def correlation(self, label: str | None = None) -> pd.DataFrame:
         """Posterior mean of the correlation among traits of one random effect, or of the residual.
@@ -145,7 +149,11 @@ class SlamResult(Result):
         -------
         DataFrame, trait × trait
         """
-        return self._trait_frame(covariance.mean_correlation(*self._stacked(self._one_term(label))))
+        name = self._one_term(label)
+        stored = self._stored_covariances(name)
+        if stored is not None:
+            return self._trait_frame(covariance.mean_of_correlations(_pooled(stored)))
+        return self._trait_frame(covariance.mean_correlation(*self._stacked(name, "correlation()")))
 
     def covariance_draws(self, label: str | None = None) -> xr.DataArray:
         """Draws of G of one random effect, or of R.
@@ -160,12 +168,34 @@ class SlamResult(Result):
         xarray.DataArray, dims (chain, draw, trait, trait2)
         """
         name = self._one_term(label)
-        loadings, share, own = self._stacked(name)
-        shape = (self.posterior.sizes["chain"], self.posterior.sizes["draw"], *2 * (len(self.design.traits),))
-        values = np.array(list(covariance.covariance_draws(loadings, share, own))).reshape(shape)
+        values = self._stored_covariances(name)
+        if values is None:
+            shape = (self.posterior.sizes["chain"], self.posterior.sizes["draw"], *2 * (len(self.design.traits),))
+            parts = self._stacked(name, "covariance_draws()")
+            values = np.array(list(covariance.covariance_draws(*parts))).reshape(shape)
         traits = list(self.design.traits)
         coords = {**self._draw_coords(), "trait": traits, "trait2": traits}
         return xr.DataArray(values, coords=coords, dims=("chain", "draw", "trait", "trait2"), name=f"G[{name}]")
+
+    def variance_draws(self, label: str | None = None) -> xr.DataArray:
+        """Draws of the variance of one random effect, or of the residual: the diagonal of G, or of R.
+
+        Parameters
+        ----------
+        label : str, optional
+            A random effect, or ``"Residual"``; may be left out when there is one random effect.
+
+        Returns
+        -------
+        xarray.DataArray, dims (chain, draw, trait)
+        """
+        name = self._one_term(label)
+        values = self._variances(name)
+        if values is None:
+            diagonal, whole = ("R_diag", "R") if name == RESIDUAL else ("G_diag", "G")
+            raise self._not_stored("variances", PARTS, f"'{diagonal}' or '{whole}'")
+        coords = {**self._draw_coords(), "trait": list(self.design.traits)}
+        return xr.DataArray(values, coords=coords, dims=("chain", "draw", "trait"), name=f"variance[{name}]")
 
     # -- effects ----------------------------------------------------------------------------------------------------
 
@@ -194,9 +224,12 @@ class SlamResult(Result):
                 for i in range(len(names))
             ]
             return pd.concat(tables, keys=names, names=["fixef"])
-        if prob is not None:
-            return self._table("B", prob)
-        return self.posterior["B"].mean(("chain", "draw")).to_pandas()
+        draws, names = self._values("B"), self.design.X.columns
+        if prob is None:
+            means = draws.mean(axis=(0, 1))
+            return pd.DataFrame(means, index=pd.Index(names, name="fixef"), columns=self.design.traits)
+        index = pd.MultiIndex.from_product([names, self.design.traits], names=["fixef", "trait"])
+        return _interval_table(draws.reshape(*draws.shape[:2], len(index)), index, prob)
 
     def ranef(self, label: str | None = None) -> pd.DataFrame:
         """Posterior mean of the total effects ``U_F Lambda + U_R`` of one random effect, level × trait.
@@ -213,8 +246,31 @@ class SlamResult(Result):
         DataFrame, level × trait
         """
         component = self._component(self._one_term(label, residual=False))
-        values = self._mean(f"U_mean_{component.label}").mean("chain").to_numpy()
-        return pd.DataFrame(values, index=self.design.term(component.term).levels, columns=self.design.traits)
+        values = self._values(f"U_mean_{component.label}", "U_mean").mean(axis=0)
+        return self._level_frame(component, values)
+
+    def ranef_sd(self, label: str | None = None) -> pd.DataFrame:
+        """Posterior standard deviation of the total effects of one random effect: how far `ranef` may be off.
+
+        Its square is what breeders call the prediction error variance. Needs ``"U_var"`` (or the draws, ``"U"``) in
+        ``store=``.
+
+        Parameters
+        ----------
+        label : str, optional
+            A random effect; may be left out when there is one.
+
+        Returns
+        -------
+        DataFrame, level × trait
+        """
+        component = self._component(self._one_term(label, residual=False))
+        draws, variance, mean = (f"{name}_{component.label}" for name in ("U", "U_var", "U_mean"))
+        if variance not in self.posterior and draws in self.posterior:
+            return self._level_frame(component, self._values(draws).std(axis=(0, 1)))
+        within = self._values(variance, "U_var").mean(axis=0)
+        between = self._values(mean, "U_mean").var(axis=0)
+        return self._level_frame(component, np.sqrt(within + between))
 
     def loadings(self) -> pd.DataFrame:
         """Posterior mean of the loadings, factor × trait, signs and order matched across draws and chains.
@@ -226,14 +282,14 @@ class SlamResult(Result):
         flat = flat[self._alignment_draws]
         matched = np.take_along_axis(flat, order[:, :, None], axis=1) * sign[:, :, None]
         return pd.DataFrame(
-            matched.mean(axis=0),
+            matched.mean(axis=0, dtype=float),
             index=pd.RangeIndex(1, matched.shape[1] + 1, name="factor"),
             columns=self.design.traits,
         )
 
     def fitted(self) -> pd.DataFrame:
         """Posterior mean of ``XB + F Lambda + Z U_R``, row × trait; a row without any data has ``XB + Z U``."""
-        values = self._mean("Eta_mean").mean("chain").to_numpy()
+        values = self._values("Eta_mean").mean(axis=0)
         return pd.DataFrame(values, index=self.design.X.index, columns=self.design.traits)
 
     def predict(
@@ -329,22 +385,24 @@ class SlamResult(Result):
     @cached_property
     def _diagnostics(self) -> pd.DataFrame:
         tables = []
-        for name in ["h2"] if self._terms else []:
-            values = self._values(name)
-            index = pd.MultiIndex.from_product([[name], self._terms, self.design.traits])
-            tables.append(diagnose(values.reshape(*values.shape[:2], -1), index))
         traits = self.design.traits
+        if self._terms and self._has_h2:
+            values = self._h2_draws("diagnostics()")
+            index = pd.MultiIndex.from_product([["h2"], self._terms, traits])
+            tables.append(diagnose(values.reshape(*values.shape[:2], -1), index))
         chosen = np.unique(np.linspace(0, len(traits) - 1, min(DIAGNOSED_TRAITS, len(traits))).round().astype(int))
         first, second = (chosen[i] for i in np.triu_indices(len(chosen), 1))
+        pairs = [f"{traits[i]} ~ {traits[j]}" for i, j in zip(first, second, strict=True)]
         for term in [*self._terms, RESIDUAL]:
-            share, own = self._parts(term)
             symbol = "R" if term == RESIDUAL else "G"
-            diagonal = covariance.variances(self._loadings, share, own)
-            tables.append(diagnose(diagonal, pd.MultiIndex.from_product([[symbol], [term], traits])))
-            pairs = [f"{traits[i]} ~ {traits[j]}" for i, j in zip(first, second, strict=True)]
-            elements = covariance.covariance_elements(self._loadings, share, own, first, second)
-            if pairs:
+            diagonal = self._variances(term)
+            if diagonal is not None:
+                tables.append(diagnose(diagonal, pd.MultiIndex.from_product([[symbol], [term], traits])))
+            elements = self._covariance_elements(term, first, second)
+            if pairs and elements is not None:
                 tables.append(diagnose(elements, pd.MultiIndex.from_product([[symbol], [term], pairs])))
+        if not tables:
+            return pd.DataFrame()
         table = pd.concat(tables)
         table.index = table.index.set_names(["variable", "term", "trait"])
         return table
@@ -356,9 +414,11 @@ class SlamResult(Result):
         -------
         DataFrame
             Index (variable, term, trait): h2 of every trait, variances (G and R), and covariances among some pairs of
-            traits. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has ``seconds_per_draw`` and
+            traits, as far as ``store=`` kept them. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has ``seconds_per_draw`` and
             ``seconds``.
         """
+        if self._diagnostics.empty:
+            raise self._not_stored("diagnostics()", ("h2",), "'G_diag' and 'R_diag'")
         table = self._diagnostics.copy()
         kept = self.posterior.sizes["chain"] * self.posterior.sizes["draw"]
         table.attrs = {"seconds": self.seconds, "seconds_per_draw": self.seconds / max(kept, 1)}
@@ -483,7 +543,9 @@ class SlamResult(Result):
 
     @cached_property
     def _loadings(self) -> np.ndarray:
-        return self._values("Lambda")
+        # As stored: in single precision a copy in double would take more room than the draws.
+        self._check_stored("Lambda")
+        return self.posterior["Lambda"].to_numpy()
 
     @cached_property
     def _alignment_draws(self) -> np.ndarray:
@@ -494,14 +556,81 @@ class SlamResult(Result):
     def _alignment(self) -> tuple[np.ndarray, np.ndarray]:
         return align_loadings(_pooled(self._loadings)[self._alignment_draws])
 
-    def _values(self, name: str) -> np.ndarray:
+    def _check_stored(self, name: str, option: str | None = None) -> None:
         if name not in self.posterior:
-            raise OptionError(f"'{name}' was not stored. Refit with it in store= (now: {self.options.get('store')}).")
-        return self.posterior[name].to_numpy()
+            now = self.options.get("store")
+            raise OptionError(f"'{option or name}' was not stored. Refit with it in store= (now: {now}).")
 
-    def _mean(self, name: str) -> xr.DataArray:
-        self._values(name)
-        return self.posterior[name]
+    def _values(self, name: str, option: str | None = None) -> np.ndarray:
+        """A variable in double precision, named `option` in ``store=``."""
+        self._check_stored(name, option)
+        return self.posterior[name].to_numpy().astype(float, copy=False)
+
+    def _has(self, names: Sequence[str]) -> bool:
+        return all(name in self.posterior for name in names)
+
+    def _not_stored(self, what: str, names: Sequence[str], instead: str) -> OptionError:
+        missing = [name for name in names if name not in self.posterior]
+        return OptionError(
+            f"{what}: {', '.join(map(repr, missing))} not stored. Refit with store= naming "
+            f"{', '.join(map(repr, names))}, or {instead} (now: {self.options.get('store')})."
+        )
+
+    @property
+    def _has_h2(self) -> bool:
+        return self._has(["h2"]) or all(self._can_tell_variances(name) for name in [*self._terms, RESIDUAL])
+
+    def _can_tell_variances(self, name: str) -> bool:
+        stored = ("R_diag", "R") if name == RESIDUAL else ("G_diag", "G")
+        return self._has(PARTS) or any(symbol in self.posterior for symbol in stored)
+
+    def _h2_draws(self, what: str) -> np.ndarray:
+        """Draws of the variance shares, (chain, draw, term, trait)."""
+        if "h2" in self.posterior:
+            return self._values("h2")
+        if not self._has_h2:
+            raise self._not_stored(what, ("h2",), "'G_diag' and 'R_diag'")
+        of_terms = np.stack([self.variance_draws(name).to_numpy() for name in [*self._terms, RESIDUAL]], axis=2)
+        return of_terms[:, :, :-1] / of_terms.sum(axis=2, keepdims=True)
+
+    def _variances(self, name: str) -> np.ndarray | None:
+        """Draws of the diagonal of G or R, (chain, draw, trait); None when they were not stored."""
+        diagonal = "R_diag" if name == RESIDUAL else "G_diag"
+        if diagonal in self.posterior:
+            values = self._values(diagonal)
+            return values if name == RESIDUAL else values[:, :, self._terms.index(name)]
+        whole = self._stored_covariances(name)
+        if whole is not None:
+            return np.einsum("cdtt->cdt", whole)
+        return covariance.variances(self._loadings, *self._parts(name)) if self._has(PARTS) else None
+
+    def _covariance_elements(self, name: str, first: np.ndarray, second: np.ndarray) -> np.ndarray | None:
+        """Draws of some elements of G or R; None when they were not stored."""
+        whole = self._stored_covariances(name)
+        if whole is not None:
+            return whole[:, :, first, second]
+        if not self._has(PARTS):
+            return None
+        return covariance.covariance_elements(self._loadings, *self._parts(name), first, second)
+
+    def _stored_covariances(self, name: str) -> np.ndarray | None:
+        """Draws of G or R as they were stored, (chain, draw, trait, trait); None when they were not."""
+        symbol = "R" if name == RESIDUAL else "G"
+        if symbol not in self.posterior:
+            return None
+        values = self.posterior[symbol]
+        if name != RESIDUAL:
+            values = values[:, :, self._terms.index(name)]
+        return values.to_numpy().astype(float, copy=False)
+
+    def _mean_covariance(self, name: str, what: str) -> pd.DataFrame:
+        stored = self._stored_covariances(name)
+        if stored is not None:
+            return self._trait_frame(stored.mean(axis=(0, 1)))
+        return self._trait_frame(covariance.mean_covariance(*self._stacked(name, what)))
+
+    def _level_frame(self, component: ComponentLabel, values: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(values, index=self.design.term(component.term).levels, columns=self.design.traits)
 
     def _parts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Share of a term in each factor and its part of each trait's own variance, with chain and draw."""
@@ -512,7 +641,9 @@ class SlamResult(Result):
         m = self._terms.index(name)
         return factor[:, :, m], own[:, :, m] * variance
 
-    def _stacked(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _stacked(self, name: str, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not self._has(PARTS):
+            raise self._not_stored(what, PARTS, "'R'" if name == RESIDUAL else "'G'")
         share, own = self._parts(name)
         return _pooled(self._loadings), _pooled(share), _pooled(own)
 
@@ -545,14 +676,6 @@ class SlamResult(Result):
 
     def _draw_coords(self) -> Mapping[str, Any]:
         return {name: self.posterior.coords[name].to_numpy() for name in ("chain", "draw")}
-
-    def _table(self, name: str, prob: float) -> pd.DataFrame:
-        array = self.posterior[name]
-        first, second = array.dims[2:]
-        labels = [array.coords[first].to_numpy(), self.design.traits]
-        index = pd.MultiIndex.from_product(labels, names=[first, second])
-        values = array.to_numpy()
-        return _interval_table(values.reshape(*values.shape[:2], len(index)), index, prob)
 
 
 def _pooled(draws: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..errors import OptionError
+
 if TYPE_CHECKING:
     from .base import Result
     from .posterior import SlamResult
@@ -92,13 +94,8 @@ def _cut(frame: pd.DataFrame) -> list[str]:
 
 def slam_summary(fit: SlamResult, prob: float) -> Summary:
     """Summary of a SLAM fit."""
+    title = "SLAM: sparse factor mixed model"
     posterior, design = fit.posterior, fit.design
-    table = fit.h2(prob)
-    diagnostics = fit.diagnostics()
-    if len(table):
-        diagnosed = diagnostics.loc["h2"]
-        for column in ("ess_bulk", "r_hat"):
-            table[column] = diagnosed[column].to_numpy()
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     dropped = f" ({design.n_dropped} dropped: {_reasons(design.dropped_because)})" if design.n_dropped else ""
     facts = [
@@ -106,31 +103,44 @@ def slam_summary(fit: SlamResult, prob: float) -> Summary:
         ("rows", f"{design.n}{dropped}"),
         ("traits", str(len(design.traits))),
         ("random effects", ", ".join(c.label for c in fit.components) or "none"),
-        ("factors", f"{posterior.sizes['factor']} ({_used_factors(fit):.1f} carry 99 % of the shared variance)"),
+        ("factors", f"{posterior.sizes['factor']}{_used_factors(fit)}"),
         (
             "draws",
             f"{chains} chain(s) × {draws}, after {fit.options['burn']} burn-in, thin {fit.options['thin']}; "
             f"{fit.seconds:.1f} s",
         ),
-        ("convergence", _convergence(diagnostics)),
     ]
+    try:
+        table, diagnostics = fit.h2(prob), fit.diagnostics()
+    except OptionError as error:
+        kept = {name: [" × ".join(map(str, v.dims)), v.nbytes / 2**20] for name, v in posterior.items()}
+        table = pd.DataFrame.from_dict(kept, orient="index", columns=["dimensions", "MiB"])
+        return Summary(title, tuple(facts), (("What was kept", table),), (*fit.notes, str(error)))
+    facts.append(("convergence", _convergence(diagnostics)))
+    if len(table):
+        diagnosed = diagnostics.loc["h2"]
+        for column in ("ess_bulk", "r_hat"):
+            table[column] = diagnosed[column].to_numpy()
     tables = [(f"Variance shares (h2), posterior mean and {prob:.0%} interval", table)]
     worst = diagnostics.sort_values("ess_bulk").head(3)[["mean", "sd", "mcse", "ess_bulk", "ess_tail", "r_hat"]]
     tables.append(("Smallest effective sample sizes", worst))
-    return Summary("SLAM: sparse factor mixed model", tuple(facts), tuple(tables), fit.notes)
+    return Summary(title, tuple(facts), tuple(tables), fit.notes)
 
 
 def _reasons(because: dict[str, int]) -> str:
     return ", ".join(f"{column} missing in {count}" for column, count in because.items())
 
 
-def _used_factors(fit: SlamResult) -> float:
+def _used_factors(fit: SlamResult) -> str:
     """Mean over draws of how many factors it takes to explain 99 % of what all factors explain."""
+    if "Lambda" not in fit.posterior:
+        return ""
     sizes = np.sort(np.sum(fit.posterior["Lambda"].to_numpy() ** 2, axis=-1), axis=-1)[..., ::-1]
     if sizes.shape[-1] == 0:
-        return 0.0
+        return ""
     cumulative = np.cumsum(sizes, axis=-1)
-    return float(np.mean(1 + np.sum(cumulative < 0.99 * cumulative[..., -1:], axis=-1)))
+    used = np.mean(1 + np.sum(cumulative < 0.99 * cumulative[..., -1:], axis=-1))
+    return f" ({used:.1f} carry 99 % of the shared variance)"
 
 
 def _convergence(diagnostics: pd.DataFrame) -> str:

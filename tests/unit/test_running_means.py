@@ -1,4 +1,4 @@
-"""Running means against a dense computation at each state they saw, and snapshots against their definition."""
+"""Running means and variances against a dense computation at each state they saw, and snapshots against their definition."""
 
 import copy
 
@@ -44,7 +44,7 @@ class Witness(RunningMeans):
     """Keeps what each block was added from."""
 
     def __init__(self, problem):
-        super().__init__(problem)
+        super().__init__(problem, ("U_mean", "U_var", "Eta_mean"))
         self.seen = []
 
     def add_block(self, problem, group, state, block, residual):
@@ -74,8 +74,30 @@ def dense_means(problem, dense, group, block, state):
     return effects, fitted
 
 
+def dense_conditional_variances(problem, dense, group, block, state):
+    """Var(U_m | rest) of the total effects of a block of traits, from n x n matrices."""
+    Q, shares, b = basis(problem), problem.grid.shares, problem.b
+    s = next(i for i, other in enumerate(problem.groups) if other is group)
+
+    def diagonal(KZ, K, share, inverse):
+        return np.diag(share * K - share**2 * KZ @ inverse @ KZ.T)
+
+    out = [np.zeros((c.Z.shape[1], problem.p)) for c in problem.components]
+    for m, component in enumerate(problem.components):
+        K = level_covariance(component)
+        KZ = K @ component.Z.toarray().T @ Q
+        for j in range(block.start, block.stop):
+            g = state["g"][j]
+            own = diagonal(KZ[:, group.rows], K, shares[g, m], dense.inverse[s][g])
+            out[m][:, j] += own / state["tau"][j]
+            for ell, gamma in enumerate(state["gamma"]):
+                of_factor = diagonal(KZ, K, shares[gamma, m], dense.inverse_factor[gamma])
+                out[m][:, j] += state["coef"][j, b + ell] ** 2 * of_factor / state["kappa"][ell]
+    return out
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_effects_and_fitted_values(layout, monkeypatch):
+def test_effects_their_variances_and_fitted_values(layout, monkeypatch):
     """A stale grid point, a wrong basis, a factor part on the kept rows only, or traits out of the user's order."""
     problem = make(layout, monkeypatch)
     state, running, pool = start_state(problem, np.random.SeedSequence(5)), Witness(problem), BlockPool(1)
@@ -87,15 +109,23 @@ def test_effects_and_fitted_values(layout, monkeypatch):
     dense = Dense(problem)
     effects = [np.zeros((c.Z.shape[1], problem.p)) for c in problem.components]
     fitted = np.zeros((problem.n, problem.p))
+    squares, within = copy.deepcopy(effects), copy.deepcopy(effects)
     for group, block, seen in running.seen:
         more, more_fitted = dense_means(problem, dense, group, block, seen)
         fitted += more_fitted / n_draws
         effects = [effect + part / n_draws for effect, part in zip(effects, more, strict=True)]
+        squares = [square + part**2 / n_draws for square, part in zip(squares, more, strict=True)]
+        conditional = dense_conditional_variances(problem, dense, group, block, seen)
+        within = [inside + part / n_draws for inside, part in zip(within, conditional, strict=True)]
     order, scale = problem.order, problem.scale
     for m, ours in enumerate(running.effects(problem)):
         expected = np.empty_like(effects[m])
         expected[:, order] = effects[m]
         np.testing.assert_allclose(ours, expected * scale, rtol=1e-8, atol=1e-9)
+    for m, ours in enumerate(running.effect_variances(problem)):
+        expected = np.empty_like(effects[m])
+        expected[:, order] = within[m] + squares[m] - effects[m] ** 2
+        np.testing.assert_allclose(ours, expected * scale**2, rtol=1e-7, atol=1e-9)
     expected = np.empty_like(fitted)
     expected[:, order] = fitted
     np.testing.assert_allclose(running.fitted(problem), problem.center + scale * expected, rtol=1e-8, atol=1e-9)

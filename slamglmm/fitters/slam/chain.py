@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import OptionError
 from ...linalg.threads import BlockPool, single_threaded_blas
 from ..monitor import Ticker
-from .draws import MEANS, STORABLE, DrawBuffer, RunningMeans, buffer_length
+from .draws import DTYPES, MOMENTS, STORABLE, DrawBuffer, RunningMeans, buffer_length
 from .problem import Problem
 from .state import State, start_state
 from .store import ChainStore
@@ -26,6 +26,7 @@ class Schedule:
     burn: int
     thin: int
     store: tuple[str, ...]
+    store_dtype: str = "float64"
     n_threads: int | None = None
     n_jobs: int = 1
 
@@ -37,6 +38,8 @@ class Schedule:
         unknown = [name for name in self.store if name not in STORABLE]
         if unknown:
             raise OptionError(f"store={self.store!r}: unknown {unknown}. Choose from {', '.join(STORABLE)}.")
+        if self.store_dtype not in DTYPES:
+            raise OptionError(f"store_dtype={self.store_dtype!r}: expected one of {', '.join(map(repr, DTYPES))}.")
 
     @property
     def iterations(self) -> int:
@@ -96,9 +99,11 @@ def run_chain(
     else:
         assert seed is not None
         state = start_state(problem, seed)
-        running = RunningMeans(problem) if any(name in schedule.store for name in MEANS) else None
-    length = schedule.draws if store is None else buffer_length(problem, schedule.store, schedule.draws)
-    buffer = DrawBuffer(problem, schedule.store, length)
+        running = RunningMeans(problem, schedule.store) if set(MOMENTS) & set(schedule.store) else None
+    length = schedule.draws
+    if store is not None:
+        length = buffer_length(problem, schedule.store, schedule.store_dtype, schedule.draws)
+    buffer = DrawBuffer(problem, schedule.store, length, schedule.store_dtype)
 
     def stand(drawn: dict[str, np.ndarray]) -> ChainRun:
         elapsed = seconds + time.perf_counter() - begin

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from ...linalg.rotation import symmetric_eigen
+from ...linalg.threads import BLOCK, blocks
 from .blocks import draw_effects
+from .effect_variances import EffectVariances
 from .problem import Problem, TraitGroup
 from .state import State
 
-# Kept draw by draw, on the scale of the data, traits in the user's order. "U", "G" and "R" only when asked for.
-DRAWN = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "U", "G", "R")
-# Posterior means gathered as the chain goes.
-MEANS = ("U_mean", "Eta_mean")
-STORABLE = (*DRAWN, *MEANS)
+# Kept draw by draw, on the scale of the data, traits in the user's order. From "G_diag" on only when asked for.
+DRAWN = (
+    *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor"),
+    *("G_diag", "R_diag", "U", "G", "R"),
+)
+# Posterior means and variances gathered as the chain goes.
+MOMENTS = ("U_mean", "U_var", "Eta_mean")
+STORABLE = (*DRAWN, *MOMENTS)
+DTYPES = ("float64", "float32")
 # Draws held in memory when they stream to disk.
 BUFFER_BYTES = 32 * 2**20
 # Conditional means of successive iterations say nearly the same.
@@ -62,13 +69,25 @@ class Snapshot:
         """Variance of the trait-specific part, all shares together, shape (p,)."""
         return self._user_order(self.residual_var)
 
+    @cached_property
+    def variances(self) -> np.ndarray:
+        """Variance of each random effect, then of the residual, shape (n_components + 1, p)."""
+        grid = self.problem.grid
+        shares = np.column_stack((grid.shares, grid.residual_share))
+        own = shares[self.state.g] * self.residual_var[:, None]
+        return self._user_order((self.loadings**2 @ shares[self.state.gamma] + own).T)
+
+    def G_diag(self) -> np.ndarray:
+        """Variance of each random effect, shape (n_components, p)."""
+        return self.variances[:-1]
+
+    def R_diag(self) -> np.ndarray:
+        """Variance of the residual, shape (p,)."""
+        return self.variances[-1]
+
     def h2(self) -> np.ndarray:
         """Share of each random effect in the variance of a trait, shape (n_components, p)."""
-        squared = self.loadings**2
-        total = squared.sum(axis=1) + self.residual_var
-        from_factors = squared @ self.problem.grid.shares[self.state.gamma]
-        own = self.problem.grid.shares[self.state.g] * self.residual_var[:, None]
-        return self._user_order(((from_factors + own) / total[:, None]).T)
+        return self.variances[:-1] / self.variances.sum(axis=0)
 
     def B(self) -> np.ndarray:
         """Fixed effects, shape (b, p)."""
@@ -139,12 +158,13 @@ class EffectSampler:
 
 
 class DrawBuffer:
-    """Arrays that hold the draws named in ``store``."""
+    """Arrays that hold the draws named in ``store``, as numbers of type ``dtype``."""
 
-    def __init__(self, problem: Problem, store: tuple[str, ...], n_draws: int):
+    def __init__(self, problem: Problem, store: tuple[str, ...], n_draws: int, dtype: str = "float64"):
         self.values: dict[str, np.ndarray] = {}
         self.n = 0
         self._n_draws = n_draws
+        self._dtype = dtype
         self._readers: dict[str, Callable[[Snapshot], np.ndarray]] = {
             "h2": Snapshot.h2,
             "h2_factor": Snapshot.h2_factor,
@@ -152,6 +172,8 @@ class DrawBuffer:
             "residual_var": Snapshot.residual_variance,
             "h2_residual": Snapshot.h2_residual,
             "B": Snapshot.B,
+            "G_diag": Snapshot.G_diag,
+            "R_diag": Snapshot.R_diag,
         }
         if problem.n_factor_effects:
             self._readers["B_factor"] = Snapshot.B_factor
@@ -177,7 +199,7 @@ class DrawBuffer:
 
     def _put(self, name: str, value: np.ndarray) -> None:
         if name not in self.values:
-            self.values[name] = np.empty((self._n_draws, *value.shape))
+            self.values[name] = np.empty((self._n_draws, *value.shape), self._dtype)
         self.values[name][self.n] = value
 
     def drawn(self) -> dict[str, np.ndarray]:
@@ -199,6 +221,8 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
         "h2_residual": (r, p),
         "B": (problem.b, p),
         "B_factor": (problem.n_factor_effects, k),
+        "G_diag": (r, p),
+        "R_diag": (p,),
         "G": (r, p, p),
         "R": (p, p),
     }
@@ -210,9 +234,15 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
     return shapes
 
 
-def buffer_length(problem: Problem, store: tuple[str, ...], draws: int) -> int:
+def draw_bytes(problem: Problem, store: tuple[str, ...], dtype: str) -> dict[str, int]:
+    """Room that one draw of each quantity in ``store`` takes."""
+    size = np.dtype(dtype).itemsize
+    return {name: size * int(np.prod(s, dtype=np.int64)) for name, s in draw_shapes(problem, store).items()}
+
+
+def buffer_length(problem: Problem, store: tuple[str, ...], dtype: str, draws: int) -> int:
     """Draws held before they go to disk."""
-    one = sum(8 * int(np.prod(shape, dtype=np.int64)) for shape in draw_shapes(problem, store).values())
+    one = sum(draw_bytes(problem, store, dtype).values())
     return int(np.clip(BUFFER_BYTES // max(1, one), 1, draws))
 
 
@@ -226,21 +256,25 @@ class RunningMeans:
     ----------
     n, offered : int
         Number of terms in the sums, and of draws that could have been.
-    eta : ndarray, shape (p, n)
-        Fitted values without ``Z U_R``; with U integrated out, minus the conditional mean of the residual.
+    eta : ndarray, shape (p, n), or None
+        Fitted values without ``Z U_R``; with U integrated out, minus the conditional mean of the residual. None when
+        they are not wanted.
     alpha, own : ndarray, shape (n_components, p, n)
         With U in the chain `own` has the traits' own parts, apart because they reach rows where a trait is not kept.
+    spread : EffectVariances or None
+        Sums for the variances of U, if they are wanted.
     """
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: Problem, store: tuple[str, ...] = ("U_mean", "Eta_mean")):
         p, n, n_components = problem.p, problem.n, len(problem.components)
         self.n = 0
         self.offered = 0
-        self.eta = np.zeros((p, n))
+        self.eta = np.zeros((p, n)) if "Eta_mean" in store else None
         self.coef = np.zeros((p, problem.b))
         self.coef_factor = np.zeros((p, problem.n_factor_effects))
         self.alpha = np.zeros((n_components, p, n))
         self.own = None if problem.collapsed else np.zeros((n_components, p, n))
+        self.spread = EffectVariances(problem) if "U_var" in store else None
         self._solved_factors = np.zeros((0, n))
 
     def is_due(self, thin: int) -> bool:
@@ -270,30 +304,61 @@ class RunningMeans:
         if problem.collapsed:
             solved = cov.weights[g]
             solved *= residual
-            # y - E[residual]: the data are constant, so only the residual's mean is summed.
-            self.eta[block] -= cov.residual_share[g][:, None] * solved
+            if self.eta is not None:
+                # y - E[residual]: the data are constant, so only the residual's mean is summed.
+                self.eta[block] -= cov.residual_share[g][:, None] * solved
         else:
             solved = cov.leave(cov.solve(residual, g))
-            self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
+            if self.eta is not None:
+                self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
+        if self.spread is not None:
+            self.spread.add_block(problem, state, block)
         for m in range(len(problem.components)):
             own = grid.shares[g, m][:, None] * solved
-            from_factors = (state.coef[block, b:] * grid.shares[state.gamma, m]) @ self._solved_factors
+            total = (state.coef[block, b:] * grid.shares[state.gamma, m]) @ self._solved_factors
             if self.own is None:
-                from_factors += own
+                total += own
+                self.alpha[m, block] += total
             else:
                 self.own[m, block][:, group.rows] += own
-            self.alpha[m, block] += from_factors
+                self.alpha[m, block] += total
+                total[:, group.rows] += own
+            if self.spread is not None:
+                self.spread.add_means(problem, m, block, total)
 
     def effects(self, problem: Problem) -> list[np.ndarray]:
         """Posterior mean of the effects of each component, shape (r_m, p), on the scale of the data."""
-        alpha = self.alpha if self.own is None else self.alpha + self.own
-        return [
-            self._to_user(problem, component.levels_from_rows(problem.rotation.back(alpha[m] / max(self.n, 1)))).T
-            for m, component in enumerate(problem.components)
-        ]
+        out = [np.empty((component.Z.shape[1], problem.p)) for component in problem.components]
+        # Blocks of traits, because whole matrices would be there several times.
+        for block in blocks(problem.p, BLOCK):
+            to, scale = problem.order[block], problem.scale[problem.order[block]]
+            for m, values in enumerate(out):
+                values[:, to] = self._block_effects(problem, m, block).T * scale
+        return out
+
+    def effect_variances(self, problem: Problem) -> list[np.ndarray]:
+        """Posterior variance of the effects of each component, shape (r_m, p), on the scale of the data."""
+        assert self.spread is not None
+        out = []
+        for m, component in enumerate(problem.components):
+            values = np.empty((component.Z.shape[1], problem.p))
+            conditional = self.spread.conditional(problem, m, max(self.n, 1))
+            for block in blocks(problem.p, BLOCK):
+                to, scale = problem.order[block], problem.scale[problem.order[block]]
+                means = self._block_effects(problem, m, block)
+                of_means = np.maximum(self.spread.squares[m][block] / max(self.n, 1) - means**2, 0.0)
+                values[:, to] = (conditional[block] + of_means).T * scale**2
+            out.append(values)
+        return out
+
+    def _block_effects(self, problem: Problem, m: int, block: slice) -> np.ndarray:
+        """Mean effects of a component on a block of traits, shape (block, r_m), on the scale of the sampler."""
+        alpha = self.alpha[m, block] if self.own is None else self.alpha[m, block] + self.own[m, block]
+        return problem.components[m].levels_from_rows(problem.rotation.back(alpha / max(self.n, 1)))
 
     def fitted(self, problem: Problem) -> np.ndarray:
         """Posterior mean of ``XB + F Lambda + Z U_R`` on rows with data, shape (n, p), on the scale of the data."""
+        assert self.eta is not None
         eta = self.eta / max(self.n, 1)
         if problem.collapsed:
             eta += problem.y

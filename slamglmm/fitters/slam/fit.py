@@ -23,7 +23,7 @@ from ...results import load
 from ...results.posterior import ComponentLabel, SlamResult
 from ..monitor import ignore_interrupts, interrupts_ignored, monitor
 from .chain import ChainRun, Schedule, run_chain
-from .draws import DEFAULT_STORE, draw_shapes
+from .draws import DEFAULT_STORE, draw_bytes, draw_shapes
 from .labelling import posterior_dataset
 from .problem import Problem, build_problem
 from .store import RunFolder, fingerprint
@@ -130,7 +130,8 @@ class Chains:
                 warnings.simplefilter("ignore", SlamWarning)
                 problem = build_problem(self.design, **self.model)
         runs = run_chains(problem, schedule, None, self.runs, progress)
-        more = posterior_dataset(problem, self.design, runs, schedule.store, None, self.model.get("factor_design"))
+        factor_design = self.model.get("factor_design")
+        more = posterior_dataset(problem, self.design, runs, schedule.store, schedule.store_dtype, None, factor_design)
         old = result.posterior
         more["draw"] = np.arange(old.sizes["draw"], old.sizes["draw"] + more.sizes["draw"])
         drawn = [name for name, values in more.items() if "draw" in values.dims]
@@ -156,13 +157,14 @@ def fit_slam(
     n_threads: int | None,
     n_jobs: int,
     store: tuple[str, ...] | None,
+    store_dtype: str,
     out: str | Path | None,
     progress: bool | None,
 ) -> SlamResult:
     """Fit the model to a design; arguments as in `slamglmm.slam`."""
     if not isinstance(chains, int | np.integer) or chains < 1:
         raise OptionError(f"chains={chains!r}: expected an integer of at least 1.")
-    schedule = Schedule(draws, burn, thin, store or DEFAULT_STORE, n_threads, n_jobs)
+    schedule = Schedule(draws, burn, thin, store or DEFAULT_STORE, store_dtype, n_threads, n_jobs)
     begin = time.perf_counter()
     options: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
     model = {**options, "factor_design": factor_design}
@@ -171,7 +173,8 @@ def fit_slam(
     folder = None if out is None else RunFolder(Path(out))
     root = np.random.SeedSequence(seed)
     if folder is not None:
-        lengths = {"draws": draws, "burn": burn, "thin": thin, "chains": chains, "store": schedule.store}
+        lengths = {"draws": draws, "burn": burn, "thin": thin, "chains": chains}
+        lengths |= {"store": schedule.store, "store_dtype": store_dtype}
         columns = {} if factor_design is None else {"factor_columns": factor_design.X.to_numpy()}
         root = np.random.SeedSequence(folder.claim(fingerprint(design, options | columns | lengths), seed))
         if folder.finished:
@@ -179,7 +182,7 @@ def fit_slam(
     problem = build_problem(design, **model)
     _check_size(problem, schedule, chains, out)
     if folder is not None:
-        folder.create_arrays(draw_shapes(problem, schedule.store), chains, draws)
+        folder.create_arrays(draw_shapes(problem, schedule.store), store_dtype, chains, draws)
     runs = run_chains(problem, schedule, root.spawn(chains), None, progress, folder)
     components = tuple(ComponentLabel(c.label, design.terms[c.term].label, c.effect) for c in problem.components)
     grid = pd.DataFrame(problem.grid.shares, columns=[c.label for c in problem.components])
@@ -194,6 +197,7 @@ def fit_slam(
         "chains": chains,
         "seed": root.entropy,
         "store": schedule.store,
+        "store_dtype": store_dtype,
     }
     fit = SlamResult(
         design=design,
@@ -201,7 +205,7 @@ def fit_slam(
         version=__version__,
         seconds=time.perf_counter() - begin,
         notes=problem.notes,
-        posterior=posterior_dataset(problem, design, runs, schedule.store, folder, factor_design),
+        posterior=posterior_dataset(problem, design, runs, schedule.store, store_dtype, folder, factor_design),
         grid=grid,
         components=components,
         chains=Chains(design, model, schedule, _without_draws(runs), problem),
@@ -214,16 +218,15 @@ def fit_slam(
 
 def _check_size(problem: Problem, schedule: Schedule, chains: int, out: str | Path | None) -> None:
     """Say how much room the draws take before a run that needs a lot of it."""
-    sizes = {
-        name: 8 * int(np.prod(shape, dtype=np.int64)) * schedule.draws * chains
-        for name, shape in draw_shapes(problem, schedule.store).items()
-    }
+    one = draw_bytes(problem, schedule.store, schedule.store_dtype)
+    sizes = {name: size * schedule.draws * chains for name, size in one.items()}
     total = sum(sizes.values())
     if total > LARGE_BYTES:
         parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in sizes.items() if size > 0.05 * total)
         where = "of memory: stream them to disk with out='folder', or" if out is None else "on disk:"
         warnings.warn(
-            f"the draws will take {total / 2**30:.1f} GiB {where} name fewer in store= ({parts} GiB).",
+            f"the draws will take {total / 2**30:.1f} GiB {where} name fewer in store= ({parts} GiB)"
+            + (", or halve them by store_dtype='float32'." if schedule.store_dtype == "float64" else "."),
             StorageWarning,
             stacklevel=4,
         )

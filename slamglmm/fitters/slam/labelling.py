@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ def posterior_dataset(
     design: Design,
     runs: Sequence[ChainRun],
     store: Sequence[str],
+    dtype: str,
     folder: RunFolder | None = None,
     factor_design: Design | None = None,
 ) -> xr.Dataset:
@@ -34,6 +35,8 @@ def posterior_dataset(
         "h2_residual": ("term", "trait"),
         "B": ("fixef", "trait"),
         "B_factor": ("fixef_factor", "factor"),
+        "G_diag": ("term", "trait"),
+        "R_diag": ("trait",),
         "G": ("term", "trait", "trait2"),
         "R": ("trait", "trait2"),
     }
@@ -58,7 +61,7 @@ def posterior_dataset(
     for component in problem.components:
         dim = "level" if len(problem.components) == 1 else f"level_{component.label}"
         level_dims[component.label] = dim
-        if {"U", "U_mean"} & set(store):
+        if {"U", "U_mean", "U_var"} & set(store):
             coords[dim] = np.asarray(design.terms[component.term].levels)
         dims[f"U_{component.label}"] = (dim, "trait")
     if folder is not None:
@@ -67,27 +70,43 @@ def posterior_dataset(
         kept = on_disk.isel(chain=[run.chain for run in runs], draw=slice(n_kept))
         data |= {str(name): values for name, values in kept.items()}
     for name in runs[0].drawn:
-        values = np.stack([run.drawn[name][:n_kept] for run in runs])
+        values = _one_after_the_other([run.drawn[name][:n_kept] for run in runs])
         data[name] = (("chain", "draw", *dims[name]), values)
     means = [run.running for run in runs if run.running is not None]
-    if means:
+    if means and {"U_mean", "Eta_mean"} & set(store):
         effects = [running.effects(problem) for running in means]
-        if "U_mean" in store:
-            for m, label in enumerate(labels):
-                stacked = np.stack([of_chain[m] for of_chain in effects])
-                data[f"U_mean_{label}"] = (("chain", level_dims[label], "trait"), stacked)
         if "Eta_mean" in store:
             coords["row"] = np.asarray(design.X.index)
-            data["Eta_mean"] = (
-                ("chain", "row", "trait"),
-                np.stack(
-                    [
-                        _fitted_rows(problem, design, x_factor, run, of_chain)
-                        for run, of_chain in zip(runs, effects, strict=True)
-                    ]
-                ),
-            )
+            rows = [_fitted_rows(problem, design, x_factor, *pair) for pair in zip(runs, effects, strict=True)]
+            data["Eta_mean"] = (("chain", "row", "trait"), _one_after_the_other(rows).astype(dtype, copy=False))
+        if "U_mean" in store:
+            data |= _by_level("U_mean", labels, level_dims, effects, dtype)
+    if means and "U_var" in store:
+        spread = [running.effect_variances(problem) for running in means]
+        data |= _by_level("U_var", labels, level_dims, spread, dtype)
     return xr.Dataset(data, coords=coords)
+
+
+def _one_after_the_other(chains: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack the chains, one without a copy."""
+    return chains[0][None] if len(chains) == 1 else np.stack(chains)
+
+
+def _by_level(
+    name: str,
+    labels: Sequence[str],
+    level_dims: Mapping[str, str],
+    chains: Sequence[Sequence[np.ndarray]],
+    dtype: str,
+) -> dict[str, Any]:
+    """Posterior means or variances of every component, (chain, level, trait)."""
+    return {
+        f"{name}_{label}": (
+            ("chain", level_dims[label], "trait"),
+            _one_after_the_other([of_chain[m] for of_chain in chains]).astype(dtype, copy=False),
+        )
+        for m, label in enumerate(labels)
+    }
 
 
 def _fitted_rows(

@@ -76,19 +76,18 @@ class RunFolder:
         """The part of one chain."""
         return ChainStore(self.path, chain)
 
-    def create_arrays(self, shapes: Mapping[str, tuple[int, ...]], chains: int, draws: int) -> None:
+    def create_arrays(self, shapes: Mapping[str, tuple[int, ...]], dtype: str, chains: int, draws: int) -> None:
         """Make room for the draws, unless a first attempt has."""
         import zarr
 
         root = zarr.open_group(self.path / POSTERIOR, mode="a", zarr_format=2)
         for name, shape in shapes.items():
             if name not in root:
-                chunk = int(np.clip(CHUNK_BYTES // max(1, 8 * int(np.prod(shape, dtype=np.int64))), 1, draws))
+                one = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+                chunk = int(np.clip(CHUNK_BYTES // max(1, one), 1, draws))
                 chunks = (1, chunk, *(max(1, length) for length in shape))
                 # xarray reads the fill value of this format as missing: it must not be a number that occurs.
-                root.create_array(
-                    name, shape=(chains, draws, *shape), chunks=chunks, dtype="float64", fill_value=np.nan
-                )
+                root.create_array(name, shape=(chains, draws, *shape), chunks=chunks, dtype=dtype, fill_value=np.nan)
 
     def open_draws(self, dims: Mapping[str, tuple[str, ...]]) -> xr.Dataset:
         """The draws, read when looked at."""
