@@ -93,11 +93,31 @@ Source   Davies and Goldsmith, eds (1972) Statistical Methods in Research and Pr
          Taken from `Pastes` of the R package lme4 1.1-31.
 Licence  GPL (>= 2) (that of lme4)."""
 
+_CBPP = """\
+Contagious bovine pleuropneumonia: new cases in 15 zebu herds in Ethiopia, over four periods of three months.
+
+frame    56 rows: herd (categorical, 1 to 15), incidence (new serological cases in the herd and period), size (animals
+         in the herd at the beginning of the period), period (categorical, 1 to 4). 4 herd-periods were lost to follow-up.
+
+Source   Lesnoff et al. (2004) Preventive Veterinary Medicine 64:27-40. Taken from `cbpp` of the R package lme4 1.1-31.
+Licence  GPL (>= 2) (that of lme4)."""
+
+_GROUSETICKS = """\
+Ticks on the heads of 403 red grouse chicks from 118 broods at 63 places in Scotland.
+
+frame    403 rows: INDEX (categorical, the chick), TICKS (number of ticks, 0 to 85), BROOD (categorical), HEIGHT (above
+         sea level, m), YEAR (categorical, 95 to 97), LOCATION (categorical), cHEIGHT (HEIGHT less its mean).
+
+Source   Elston et al. (2001) Parasitology 122:563-569. Taken from `grouseticks` of the R package lme4 1.1-31.
+Licence  GPL (>= 2) (that of lme4)."""
+
 # name -> (grouping factors, about), for the data sets that are one table
 _TABLES = {
     "sleepstudy": (("Subject",), _SLEEPSTUDY),
     "penicillin": (("plate", "sample"), _PENICILLIN),
     "pastes": (("batch", "cask", "sample"), _PASTES),
+    "cbpp": (("herd", "period"), _CBPP),
+    "grouseticks": (("INDEX", "BROOD", "YEAR", "LOCATION"), _GROUSETICKS),
 }
 
 
@@ -146,7 +166,7 @@ def _table(name: str) -> Dataset:
     factors, about = _TABLES[name]
     frame = _read(f"{name}.csv", dict.fromkeys(factors, str))
     for column in frame.columns:
-        # In each of these files the levels appear in the order they have in R.
+        # The order they have in R too, but for the places of grouseticks.
         frame[column] = (
             pd.Categorical(frame[column], categories=frame[column].unique())
             if column in factors

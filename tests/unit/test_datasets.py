@@ -84,6 +84,18 @@ def test_lme4_tables(name, rows, response, total, levels):
         assert set(frame[column].value_counts()) == {rows // n_levels}
 
 
+def test_counts():
+    """As many cases, animals and ticks as in R, and grouping factors that are text."""
+    herds, chicks = datasets.load("cbpp").frame, datasets.load("grouseticks").frame
+    assert (len(herds), herds["incidence"].sum(), herds["size"].sum()) == (56, 99, 842)
+    assert list(herds["period"].cat.categories) == ["1", "2", "3", "4"]
+    assert herds["herd"].nunique() == 15
+    assert (len(chicks), chicks["TICKS"].sum(), chicks["TICKS"].max()) == (403, 2567, 85)
+    assert [chicks[name].nunique() for name in ("INDEX", "BROOD", "YEAR", "LOCATION")] == [403, 118, 3, 63]
+    assert list(chicks["YEAR"].cat.categories) == ["95", "96", "97"]
+    assert chicks["cHEIGHT"].sum() == pytest.approx(0.0, abs=1e-9)
+
+
 def test_sleepstudy_subjects_are_text():
     frame = datasets.load("sleepstudy").frame
     assert list(frame["Subject"].cat.categories[:3]) == ["308", "309", "310"]
@@ -99,7 +111,7 @@ def test_each_load_is_a_fresh_copy():
 def test_provenance_holds_every_file_and_its_checksum():
     provenance = FILES.joinpath("PROVENANCE.md").read_text(encoding="utf-8")
     files = [file for file in FILES.iterdir() if file.name.endswith(".csv")]
-    assert len(files) == 6
+    assert len(files) == 8
     for file in files:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         line = next(line for line in provenance.splitlines() if line.startswith(f"| {file.name} "))
