@@ -97,9 +97,11 @@ _CBPP = """\
 Contagious bovine pleuropneumonia: new cases in 15 zebu herds in Ethiopia, over four periods of three months.
 
 frame    56 rows: herd (categorical, 1 to 15), incidence (new serological cases in the herd and period), size (animals
-         in the herd at the beginning of the period), period (categorical, 1 to 4). 4 herd-periods were lost to follow-up.
+         in the herd at the beginning of the period), period (categorical, 1 to 4). Four herd-periods were lost to
+         follow-up.
 
-Source   Lesnoff et al. (2004) Preventive Veterinary Medicine 64:27-40. Taken from `cbpp` of the R package lme4 1.1-31.
+Source   Lesnoff et al. (2004) Preventive Veterinary Medicine 64:27-40.
+         Taken from `cbpp` of the R package lme4 1.1-31.
 Licence  GPL (>= 2) (that of lme4)."""
 
 _GROUSETICKS = """\
@@ -108,7 +110,8 @@ Ticks on the heads of 403 red grouse chicks from 118 broods at 63 places in Scot
 frame    403 rows: INDEX (categorical, the chick), TICKS (number of ticks, 0 to 85), BROOD (categorical), HEIGHT (above
          sea level, m), YEAR (categorical, 95 to 97), LOCATION (categorical), cHEIGHT (HEIGHT less its mean).
 
-Source   Elston et al. (2001) Parasitology 122:563-569. Taken from `grouseticks` of the R package lme4 1.1-31.
+Source   Elston et al. (2001) Parasitology 122:563-569.
+         Taken from `grouseticks` of the R package lme4 1.1-31.
 Licence  GPL (>= 2) (that of lme4)."""
 
 # name -> (grouping factors, about), for the data sets that are one table
