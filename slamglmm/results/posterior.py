@@ -414,8 +414,8 @@ class SlamResult(Result):
         -------
         DataFrame
             Index (variable, term, trait): h2 of every trait, variances (G and R), and covariances among some pairs of
-            traits, as far as ``store=`` kept them. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has ``seconds_per_draw`` and
-            ``seconds``.
+            traits, as far as ``store=`` kept them. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has
+            ``seconds_per_draw`` and ``seconds``.
         """
         if self._diagnostics.empty:
             raise self._not_stored("diagnostics()", ("h2",), "'G_diag' and 'R_diag'")

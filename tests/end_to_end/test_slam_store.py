@@ -84,7 +84,7 @@ def test_fit_without_any_variance_prints(data):
     assert "h2(): 'h2' not stored. Refit with store= naming 'h2', or 'G_diag' and 'R_diag'" in str(bare)
     with pytest.raises(OptionError, match=r"diagnostics\(\): 'h2' not stored"):
         bare.diagnostics()
-    with pytest.raises(OptionError, match="variances: .*'G_diag' or 'G'"):
+    with pytest.raises(OptionError, match=r"variances: .*'G_diag' or 'G'"):
         bare.varcorr()
 
 

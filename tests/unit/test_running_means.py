@@ -1,4 +1,4 @@
-"""Running means and variances against a dense computation at each state they saw, and snapshots against their definition."""
+"""Running means and variances against dense ones at each state they saw, snapshots against their definition."""
 
 import copy
 

@@ -173,7 +173,7 @@ def fit_slam(
     folder = None if out is None else RunFolder(Path(out))
     root = np.random.SeedSequence(seed)
     if folder is not None:
-        lengths = {"draws": draws, "burn": burn, "thin": thin, "chains": chains}
+        lengths: dict[str, Any] = {"draws": draws, "burn": burn, "thin": thin, "chains": chains}
         lengths |= {"store": schedule.store, "store_dtype": store_dtype}
         columns = {} if factor_design is None else {"factor_columns": factor_design.X.to_numpy()}
         root = np.random.SeedSequence(folder.claim(fingerprint(design, options | columns | lengths), seed))
