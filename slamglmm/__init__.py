@@ -26,6 +26,7 @@ _HOMES: dict[str, str | None] = {
     "Horseshoe": "priors",
     "Infinite": "priors",
     "FlatEffects": "priors",
+    "HorseshoeEffects": "priors",
     "SharedEffects": "priors",
     "SpikeSlab": "priors",
     "ThreeParameterBeta": "priors",
@@ -44,6 +45,7 @@ __all__ = [
     "DEFAULT_STORE",
     "FlatEffects",
     "Horseshoe",
+    "HorseshoeEffects",
     "Infinite",
     "PrecisionPrior",
     "Priors",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from .priors import (
         FlatEffects,
         Horseshoe,
+        HorseshoeEffects,
         Infinite,
         PrecisionPrior,
         Priors,

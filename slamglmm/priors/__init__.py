@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import OptionError
-from .fixef import FIXEF, Covariates, FlatEffects, SharedEffects, lay_out_covariates
+from .fixef import Covariates, EffectScales, FixefPrior, lay_out_covariates
+from .fixef_horseshoe import HorseshoeEffects
+from .fixef_shared import FlatEffects, SharedEffects
 from .h2_grid import H2Prior, ShareGrid, prior_masses, share_grid
 from .implied import simulate_priors
 from .loadings import LoadingScales, LoadingsPrior
@@ -26,13 +28,21 @@ PRIORS: dict[str, type[LoadingsPrior]] = {
     "spike_slab": SpikeSlab,
     "tpb": ThreeParameterBeta,
 }
+FIXEF: dict[str, type[FixefPrior]] = {
+    "flat": FlatEffects,
+    "horseshoe": HorseshoeEffects,
+    "shared": SharedEffects,
+}
 
 __all__ = [
     "FIXEF",
     "PRIORS",
     "Covariates",
+    "EffectScales",
+    "FixefPrior",
     "FlatEffects",
     "Horseshoe",
+    "HorseshoeEffects",
     "Infinite",
     "LoadingScales",
     "LoadingsPrior",
@@ -99,9 +109,10 @@ class Priors:
         trait-specific variances of every random effect and of the residual, which says all about their shares too.
     factor : PrecisionPrior
         Prior of the working scale of the factors, divided out of everything saved.
-    fixef : "flat", "shared", or an instance of FlatEffects or SharedEffects
-        Prior of the fixed effects on traits: flat, or with one variance for each covariate, shared by all traits and,
-        with ``factor_formula``, by the factors. Effects on factors are always shrunk.
+    fixef : str or FixefPrior
+        Prior of the fixed effects on traits: ``"flat"``; ``"shared"``, one variance for each covariate, shared by all
+        traits and, with ``factor_formula``, by the factors; ``"horseshoe"``, each trait and factor with few covariates
+        of its own; or an instance. Effects on factors are always shrunk.
 
     Raises
     ------
@@ -114,7 +125,7 @@ class Priors:
     loadings: str | LoadingsPrior = "horseshoe"
     residual: PrecisionPrior | VarianceComponents = PrecisionPrior(V=0.5, nu=5)
     factor: PrecisionPrior = PrecisionPrior(V=0.9, nu=20)
-    fixef: str | FlatEffects = "flat"
+    fixef: str | FixefPrior = "flat"
 
     def __post_init__(self) -> None:
         if isinstance(self.loadings, str):
@@ -178,7 +189,7 @@ class Priors:
         return implied_prior(simulate_priors(self, n_factors, n_traits, n_rows, h2_grid, draws, seed), axes)
 
     @property
-    def fixef_prior(self) -> FlatEffects:
+    def fixef_prior(self) -> FixefPrior:
         """The prior of the fixed effects as an instance."""
-        assert isinstance(self.fixef, FlatEffects)
+        assert isinstance(self.fixef, FixefPrior)
         return self.fixef

@@ -1,64 +1,17 @@
-"""Priors of the fixed effects on traits and on factors."""
+"""What every prior of the fixed effects has in common; one file and one line in `FIXEF` make a new one.
+
+Effects on traits are ``b_qj ~ N(0, 1 / (tau_j prec_qj))``, flat where the precision is zero; those on factors are
+``N(0, 1 / (kappa_l prec_ql))`` and never flat (eq. SLAM-28). A prior says how the precisions come about.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-
-from ..errors import OptionError
-
-
-@dataclass(frozen=True)
-class FlatEffects:
-    """Flat effects on traits; effects on factors share a variance for each covariate; eq. SLAM-28.
-
-    Parameters
-    ----------
-    V, nu : float
-        Prior of the variance of a covariate's effects, ``nu V / variance`` being chi-squared with nu degrees of
-        freedom: effects of one standard deviation of the covariate, in units of the residual or factor variance.
-    df : float
-        Degrees of freedom of the t distribution of the effects on factors: a few of them may be large where the
-        covariate does little else.
-    """
-
-    V: float = 0.1
-    nu: float = 1.0
-    df: float = 3.0
-    shrinks_traits: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not all(0 < value < np.inf for value in (self.V, self.nu, self.df)):
-            raise OptionError(
-                f"{type(self).__name__}(V={self.V!r}, nu={self.nu!r}, df={self.df!r}): expected positive numbers."
-            )
-
-    def draw(self, counts: np.ndarray, squares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Variances given how many effects each covariate has and the sum of their standardised squares."""
-        return (0.5 * self.nu * self.V + 0.5 * squares) / rng.standard_gamma(0.5 * (self.nu + counts))
-
-    def draw_local(self, squares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Local precisions of the effects on factors given their squares over the variance of normal effects."""
-        return rng.standard_gamma(0.5 * (self.df + 1.0), squares.shape) / (0.5 * (self.df + squares))
-
-
-@dataclass(frozen=True)
-class SharedEffects(FlatEffects):
-    """One variance for all effects of a covariate, on traits and on factors; the intercept is flat; eq. SLAM-28.
-
-    Parameters
-    ----------
-    V, nu, df : float
-        As for `FlatEffects`.
-    """
-
-    shrinks_traits: ClassVar[bool] = True
-
-
-FIXEF: dict[str, type[FlatEffects]] = {"flat": FlatEffects, "shared": SharedEffects}
 
 
 @dataclass(frozen=True)
@@ -91,22 +44,82 @@ class Covariates:
         """Number of columns whose effects on traits are shrunk."""
         return int(np.sum(self.trait >= 0))
 
-    def trait_prec(self, variance: np.ndarray) -> np.ndarray:
-        """Prior precision of the effects on traits, in units of tau; zero where flat."""
-        prec = np.zeros(len(self.trait))
-        if not self.n_shrunk:
-            return prec
-        shrunk = ~self.flat
-        prec[shrunk] = self.trait_square[shrunk] / variance[self.trait[shrunk]]
-        return prec
 
-    def factor_prec(self, variance: np.ndarray) -> np.ndarray:
-        """Prior precision of the effects on factors, in units of kappa times their local precision."""
-        return self.factor_square / variance[self.factor]
+@dataclass
+class EffectScales:
+    """Scales of the fixed effects; mutable, part of the sampler's state.
+
+    Attributes
+    ----------
+    variance : ndarray, shape (q,)
+        Of the effects of each covariate, of one standard deviation of it; ones where nothing is shared.
+    local_factor : ndarray, shape (k, b_F)
+        Local precision of each effect on a factor.
+    local_trait : ndarray, shape (p, b), or None
+        Local precision of each effect on a trait; None where the traits differ in nothing but tau.
+    global_trait, global_factor : ndarray, shapes (p,) and (k,)
+        Squared scale of all effects on a trait or a factor.
+    """
+
+    variance: np.ndarray
+    local_factor: np.ndarray
+    local_trait: np.ndarray | None
+    global_trait: np.ndarray
+    global_factor: np.ndarray
+
+    def trait_prec(self, columns: Covariates, traits: slice = slice(None)) -> np.ndarray:
+        """Prior precision of the effects on traits, in units of tau, zero where flat; shape (b,) or (traits, b)."""
+        prec = np.zeros(len(columns.trait))
+        if not columns.n_shrunk:
+            return prec
+        shrunk = ~columns.flat
+        prec[shrunk] = columns.trait_square[shrunk] / self.variance[columns.trait[shrunk]]
+        if self.local_trait is None:
+            return prec
+        return np.asarray(prec * (self.local_trait[traits] / self.global_trait[traits, None]))
+
+    def factor_prec(self, columns: Covariates) -> np.ndarray:
+        """Prior precision of the effects on factors, in units of kappa, shape (k, b_F)."""
+        shared = columns.factor_square / self.variance[columns.factor]
+        return np.asarray(self.local_factor / self.global_factor[:, None] * shared)
+
+    def permute(self, order: np.ndarray) -> None:
+        """Give each factor what belongs to another."""
+        self.local_factor[:] = self.local_factor[order]
+        self.global_factor[:] = self.global_factor[order]
+
+
+class FixefPrior(ABC):
+    """A prior of the fixed effects: its start, its draws, and its law (for joint-distribution tests)."""
+
+    #: Whether effects on traits are shrunk (all but those of a constant column).
+    shrinks_traits: ClassVar[bool] = True
+
+    @abstractmethod
+    def start(self, columns: Covariates, n_traits: int, n_factors: int, n_rows: int) -> EffectScales:
+        """Scales a chain begins with."""
+
+    @abstractmethod
+    def simulate(
+        self, columns: Covariates, n_traits: int, n_factors: int, n_rows: int, rng: np.random.Generator
+    ) -> EffectScales:
+        """Scales drawn from the prior."""
+
+    @abstractmethod
+    def draw(
+        self,
+        columns: Covariates,
+        scales: EffectScales,
+        on_traits: np.ndarray,
+        on_factors: np.ndarray,
+        n_rows: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Update the scales given standardised squares ``tau s^2 b^2`` (p, b) and ``kappa s^2 b_F^2`` (k, b_F)."""
 
 
 def lay_out_covariates(
-    x: np.ndarray, names: list[str], x_factor: np.ndarray, factor_names: list[str], prior: FlatEffects
+    x: np.ndarray, names: list[str], x_factor: np.ndarray, factor_names: list[str], prior: FixefPrior
 ) -> Covariates:
     """Match the columns of both designs by name.
 
@@ -114,7 +127,7 @@ def lay_out_covariates(
     ----------
     x, x_factor : ndarray, shapes (b, n) and (b_F, n)
     names, factor_names : list of str
-    prior : FlatEffects
+    prior : FixefPrior
     """
     trait_square, factor_square = x.var(axis=1), x_factor.var(axis=1)
     # A constant column is the traits' intercept.

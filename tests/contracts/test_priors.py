@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from slamglmm.errors import OptionError
-from slamglmm.priors import PRIORS, PrecisionPrior, Priors
+from slamglmm.priors import FIXEF, PRIORS, PrecisionPrior, Priors
 
 BLOCKS = [slice(0, 2), slice(2, 5)]
 
@@ -113,6 +113,8 @@ def test_messages():
         PRIORS["tpb"](a=0)
     with pytest.raises(OptionError, match=r"SpikeSlab\(inclusion=\(1.0, -1.0\)\): expected two positive numbers"):
         PRIORS["spike_slab"](inclusion=(1.0, -1.0))
+    with pytest.raises(OptionError, match=r"HorseshoeEffects\(prop_0=0\): expected a share between 0 and 1"):
+        FIXEF["horseshoe"](prop_0=0)
 
 
 def test_three_parameter_beta_contains_the_horseshoe():

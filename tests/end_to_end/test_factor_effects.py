@@ -100,6 +100,26 @@ def test_more_columns_than_rows():
     assert np.isfinite(result.fixef().to_numpy()).all()
 
 
+def test_horseshoe_finds_the_few_effects_of_each_trait():
+    """Two of 30 covariates act on each trait: smaller errors than flat effects make, and than shared variances do."""
+    rng = np.random.default_rng(5)
+    n, p, b = 60, 12, 30
+    names = [f"m{i}" for i in range(b)]
+    frame = pd.DataFrame(rng.standard_normal((n, b)), columns=names).assign(id=[f"i{i}" for i in range(n)])
+    truth = np.zeros((b, p))
+    for j in range(p):
+        truth[rng.choice(b, 2, replace=False), j] = rng.choice([-1.0, 1.0], 2)
+    Y = frame[names].to_numpy() @ truth + rng.standard_normal((n, p))
+    families = 0.5 * np.eye(n) + 0.5 * np.kron(np.eye(n // 5), np.ones((5, 5)))
+    relmat = {"id": pd.DataFrame(families, frame["id"], frame["id"])}
+    error = {}
+    for fixef in ("flat", "shared", "horseshoe"):
+        priors = sg.Priors(fixef=fixef)
+        found = fit(frame, Y, relmat, f"~ {' + '.join(names)} + (1 | id)", n_factors=2, priors=priors).fixef()
+        error[fixef] = float(np.sum((found.loc[names].to_numpy() - truth) ** 2))
+    assert error["horseshoe"] < 0.5 * min(error["flat"], error["shared"]), error
+
+
 def test_messages(small):
     frame, Y, relmat, _, _ = small
     with pytest.raises(OptionError, match="expected fixed effects only"):

@@ -18,7 +18,8 @@ from slamglmm.priors.loadings_horseshoe import draw_horseshoe_rows
 
 from .dense import Dense
 
-RECORDED = ("y", "coef", "tau", "g", "factors", "kappa", "gamma", "coef_factor", "effect_var", "effect_local")
+RECORDED = ("y", "coef", "tau", "g", "factors", "kappa", "gamma", "coef_factor")
+EFFECT_SCALES = ("variance", "local_factor", "global_factor", "global_trait")
 
 
 class FixedGlobal(Horseshoe):
@@ -87,19 +88,15 @@ class Joint:
         loadings = scales.simulate_loadings(tau, rng)
         roots = self.dense.root_factor[gamma]
         factors = np.einsum("lij,lj->li", roots, rng.standard_normal((k, n))) / np.sqrt(kappa)[:, None]
-        columns, fixef = problem.covariates, problem.priors.fixef_prior
-        effect_var = fixef.nu * fixef.V / rng.chisquare(fixef.nu, len(columns.names))
-        b_factor = problem.n_factor_effects
-        effect_local = rng.chisquare(fixef.df, (k, b_factor)) / fixef.df
-        coef_factor = rng.standard_normal((k, b_factor)) / np.sqrt(
-            kappa[:, None] * effect_local * columns.factor_square / effect_var[columns.factor]
-        )
+        columns = problem.covariates
+        effects = problem.priors.fixef_prior.simulate(columns, p, k, n, rng)
+        factor_prec = kappa[:, None] * effects.factor_prec(columns)
+        coef_factor = rng.standard_normal(factor_prec.shape) / np.sqrt(factor_prec)
         factors += coef_factor @ problem.x_factor
         coef = np.zeros((p, b))
         shrunk = ~columns.flat
-        coef[:, shrunk] = rng.standard_normal((p, shrunk.sum())) / np.sqrt(
-            tau[:, None] * columns.trait_square[shrunk] / effect_var[columns.trait[shrunk]]
-        )
+        trait_prec = tau[:, None] * effects.trait_prec(columns)
+        coef[:, shrunk] = rng.standard_normal((p, shrunk.sum())) / np.sqrt(trait_prec[:, shrunk])
         state = State(
             y=problem.y.copy(),
             coef=np.concatenate((coef, loadings), axis=1),
@@ -110,8 +107,7 @@ class Joint:
             gamma=gamma.astype(np.intp),
             scales=scales,
             coef_factor=coef_factor,
-            effect_var=effect_var,
-            effect_local=effect_local,
+            effect_scales=effects,
             weighted=np.zeros((p, n)),
             random=None if problem.collapsed else np.zeros((p, n)),
             streams=Streams.spawn(
@@ -164,8 +160,11 @@ class Record:
             "kappa": (k,),
             "gamma": (k,),
             "coef_factor": (k, problem.n_factor_effects),
-            "effect_var": (len(problem.covariates.names),),
-            "effect_local": (k, problem.n_factor_effects),
+            "variance": (len(problem.covariates.names),),
+            "local_factor": (k, problem.n_factor_effects),
+            "local_trait": (p, b),
+            "global_factor": (k,),
+            "global_trait": (p,),
         }
         shapes |= {"local": (p, k), "row": (k,), "delta": (k,), "t2": (), "n_active": (k,), "inclusion": (k,)}
         self.values = {
@@ -177,6 +176,10 @@ class Record:
     def add(self, state):
         for name in RECORDED:
             self.values[name][self.n] = getattr(state, name)
+        for name in EFFECT_SCALES:
+            self.values[name][self.n] = getattr(state.effect_scales, name)
+        own = state.effect_scales.local_trait
+        self.values["local_trait"][self.n] = 1.0 if own is None else own
         scales = state.scales
         for name in ("local", "row", "delta", "t2", "n_active"):
             self.values[name][self.n] = getattr(scales, name)
@@ -203,19 +206,25 @@ def statistics(joint, values):
 
     columns = problem.covariates
     for q, name in enumerate(columns.names):
-        out[f"variance of effects of {name}"] = np.log(values["effect_var"][:, q])
+        out[f"variance of effects of {name}"] = np.log(values["variance"][:, q])
     for i in np.flatnonzero(~columns.flat):
         effects = values["coef"][:, :, i]
         out[f"size of effects {i}"] = squash(tau * effects**2 * columns.trait_square[i]).mean(axis=1)
+        own = values["local_trait"][:, :, i] / values["global_trait"]
+        out[f"standardised effects {i}"] = squash(tau * effects**2 * own * columns.trait_square[i]).mean(axis=1)
+        out[f"local precision of effects {i} on traits"] = squash(np.log(values["local_trait"][:, :, i])).mean(axis=1)
         out[f"log size of effects {i}"] = squash(np.log(np.abs(effects))).mean(axis=1)
         for j in range(p):
             rows = _rows_of_trait(problem, j)
             seen = values["y"][:, j] - values["coef"][:, j, :b][:, columns.flat] @ problem.x[columns.flat]
             out[f"effect {i} along the data {j}"] = squash(effects[:, j] * (seen[:, rows] @ problem.x[i, rows]))
+    out["global scales of effects on traits"] = squash(np.log(values["global_trait"])).mean(axis=1)
+    for ell in range(k):
+        out[f"global scale of effects on factor {ell}"] = squash(np.log(values["global_factor"][:, ell]))
     for i in range(problem.n_factor_effects):
         effects = values["coef_factor"][:, :, i]
-        prior = kappa * columns.factor_square[i] / values["effect_var"][:, columns.factor[i], None]
-        own = values["effect_local"][:, :, i]
+        prior = kappa * columns.factor_square[i] / values["variance"][:, columns.factor[i], None]
+        own = values["local_factor"][:, :, i] / values["global_factor"]
         out[f"standardised effects on factors {i}"] = squash(effects**2 * prior * own).mean(axis=1)
         out[f"local precision of effects {i}"] = squash(np.log(own)).mean(axis=1)
         out[f"log size of effects on factors {i}"] = squash(np.log(np.abs(effects))).mean(axis=1)

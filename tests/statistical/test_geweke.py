@@ -12,6 +12,7 @@ from slamglmm.fitters.slam.sweep import sweep
 from slamglmm.priors import (
     FlatEffects,
     Horseshoe,
+    HorseshoeEffects,
     Infinite,
     PrecisionPrior,
     Priors,
@@ -24,7 +25,7 @@ from tests.reference.geweke import FixedGlobal, joint_test, threshold, worst
 from tests.reference.problems import tiny_problem, uncollapsed
 
 FALSE_ALARM = 1e-4
-N_TESTS = 120  # at least the number of joint tests below, long ones included
+N_TESTS = 150  # at least the number of joint tests below, long ones included
 
 ONE, TWO = "~ 0 + (1 | g)", "~ 0 + (1 | g) + (1 | h)"
 SCATTERED = [([0, 3], 1), ([5, 6, 7], 2)]
@@ -150,11 +151,11 @@ FACTOR_EFFECTS = {
 }
 
 
-def make_with_factor_effects(case, monkeypatch, loadings="infinite"):
+def make_with_factor_effects(case, monkeypatch, loadings="infinite", fixef=None):
     options = {"n": 9} | FACTOR_EFFECTS[case]
     if "budget" in options:
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
-    fixef = FlatEffects(V=0.5, nu=8.0, df=6.0) if "flat" in case else SharedEffects(V=0.5, nu=8.0, df=6.0)
+    fixef = fixef or (FlatEffects if "flat" in case else SharedEffects)(V=0.5, nu=8.0, df=6.0)
     priors = Priors(loadings=LIGHT[loadings], factor=PrecisionPrior(V=0.8, nu=4), fixef=fixef)
     problem = tiny_problem(priors=priors, **options)
     assert problem.collapsed == case.startswith("U integrated")
@@ -170,6 +171,43 @@ def test_effects_on_factors_keep_the_joint_law(case, monkeypatch):
     """Fixed effects with shared variances on traits and factors, in every step they enter."""
     problem = make_with_factor_effects(case, monkeypatch)
     check(joint_test(problem, chains=150, length=50, draws=4000, seed=list(case.encode())), 149)
+
+
+class HeldScales(HorseshoeEffects):
+    """The horseshoe with its global scales held, so that effects are of the size of the data."""
+
+    def simulate(self, columns, n_traits, n_factors, n_rows, rng):
+        scales = super().simulate(columns, n_traits, n_factors, n_rows, rng)
+        scales.global_trait[:], scales.global_factor[:] = 0.3, 0.3
+        return scales
+
+    def draw(self, columns, scales, on_traits, on_factors, n_rows, rng):
+        super().draw(columns, scales, on_traits, on_factors, n_rows, rng)
+        scales.global_trait[:], scales.global_factor[:] = 0.3, 0.3
+
+
+@pytest.mark.parametrize(
+    ("case", "loadings"),
+    [
+        ("U integrated out", "infinite"),
+        pytest.param("U integrated out", "spike_slab", marks=pytest.mark.slow),
+        pytest.param("U in the chain", "infinite", marks=pytest.mark.slow),
+        pytest.param("imputed, more columns than rows", "infinite", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_horseshoe_effects_keep_the_joint_law(case, loadings, monkeypatch):
+    """Local scales of the effects on each trait and each factor."""
+    problem = make_with_factor_effects(case, monkeypatch, loadings, HeldScales())
+    seed = list(f"horseshoe{case}{loadings}".encode())
+    check(joint_test(problem, chains=150, length=50, draws=4000, seed=seed), 149)
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_two_iterations_with_horseshoe_effects(monkeypatch):
+    """Half-Cauchy global scales as well, from exact draws."""
+    problem = make_with_factor_effects("U integrated out", monkeypatch, fixef=HorseshoeEffects(prop_0=0.4))
+    check(joint_test(problem, chains=1500, length=2, draws=4000, seed=7, redraw=False), 1499)
 
 
 def plant_no_mean(patch):
@@ -194,8 +232,41 @@ def plant_scale_without_effects(patch):
 
 def plant_effect_counts(patch):
     """Variance of effects: only those on traits counted."""
-    right = FlatEffects.draw
-    patch.setattr(FlatEffects, "draw", lambda self, counts, squares, rng: right(self, counts - 2, squares, rng))
+    right = FlatEffects.draw_variance
+    patch.setattr(FlatEffects, "draw_variance", lambda self, counts, *rest: right(self, counts - 2, *rest))
+
+
+def plant_trait_scales(patch):
+    """Horseshoe on traits: half-Cauchy local scales drawn from squared effects in place of half of them."""
+    right = HorseshoeEffects._draw_scales
+
+    def wrong(self, squares, local, *rest):
+        right(self, 2.0 * squares, local, *rest)
+
+    patch.setattr(HorseshoeEffects, "_draw_scales", wrong)
+
+
+def plant_penalty_without_effects(patch):
+    """(g, tau): shrunk effects counted but not summed."""
+    right = blocks.draw_trait_shares
+
+    def wrong(problem, group, state, block, residual, rng):
+        kept = state.coef[block, : problem.b].copy()
+        state.coef[block, : problem.b] = 0.0
+        right(problem, group, state, block, residual, rng)
+        state.coef[block, : problem.b] = kept
+
+    patch.setattr(blocks, "draw_trait_shares", wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize("plant", [plant_trait_scales, plant_penalty_without_effects])
+def test_errors_planted_in_the_horseshoe_are_found(plant, monkeypatch):
+    problem = make_with_factor_effects("U integrated out", monkeypatch, fixef=HeldScales())
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="beyond"):
+        check(joint_test(problem, chains=150, length=50, draws=4000, seed=1), 149)
 
 
 @pytest.mark.slow

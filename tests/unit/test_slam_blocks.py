@@ -147,7 +147,7 @@ def test_every_part_of_the_state_moves(options, prior, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", [None, [([0, 3], 1)]], ids=["U integrated out", "patterns"])
-@pytest.mark.parametrize("fixef", ["flat", "shared"])
+@pytest.mark.parametrize("fixef", ["flat", "shared", "horseshoe"])
 def test_effects_on_factors_move(fixef, missing):
     """Every effect, variance and local scale in every iteration; flat effects on traits have no variance."""
     priors = Priors(fixef=fixef)
@@ -158,8 +158,14 @@ def test_effects_on_factors_move(fixef, missing):
     for _ in range(10):
         before = state.copy(problem)
         sweep(problem, state, pool)
-        for name in ("coef", "coef_factor", "effect_var", "effect_local"):
+        for name in ("coef", "coef_factor"):
             assert np.all(getattr(state, name) != getattr(before, name)), name
+        now, then = state.effect_scales, before.effect_scales
+        moving = ("global_trait", "global_factor") if fixef == "horseshoe" else ("variance",)
+        for name in ("local_factor", *moving):
+            assert np.all(getattr(now, name) != getattr(then, name)), name
+        if fixef == "horseshoe":  # the intercept is flat
+            assert np.all((now.local_trait != then.local_trait) == ([False, True]))
         np.testing.assert_allclose(state.factor_residual(problem), state.factors - state.coef_factor @ problem.x_factor)
 
 
@@ -169,11 +175,11 @@ def test_swaps_carry_the_effects_of_a_factor():
     state = start_state(problem, np.random.SeedSequence(1))
     state.scales.row[:] = 1.0  # every exchange is accepted
     state.kappa[:] = np.arange(4)
-    state.coef_factor[:, 0] = state.effect_local[:, 0] = np.arange(4)
+    state.coef_factor[:, 0] = state.effect_scales.local_factor[:, 0] = np.arange(4)
     seen = set()
     for _ in range(20):
         blocks.swap_neighbours(problem, state, state.kappa.copy(), state.streams.common)
         assert np.array_equal(state.coef_factor[:, 0], state.kappa)
-        assert np.array_equal(state.effect_local[:, 0], state.kappa)
+        assert np.array_equal(state.effect_scales.local_factor[:, 0], state.kappa)
         seen.add(tuple(state.kappa))
     assert len(seen) > 3

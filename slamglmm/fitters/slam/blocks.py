@@ -36,16 +36,12 @@ class Regressors:
         ``D diag(w_g) D'`` for each grid point in use.
     position : ndarray of int, shape (n_points,)
         Where a grid point's Gram matrix is.
-    fixed_prec : ndarray, shape (b,)
-        Prior precision of a fixed effect: zero for a flat one, one for a column these rows cannot estimate (its
-        column is zeroed).
     """
 
     common: np.ndarray
     by_basis: dict[int, np.ndarray]
     grams: np.ndarray
     position: np.ndarray
-    fixed_prec: np.ndarray
 
 
 def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: BlockPool) -> Regressors:
@@ -68,8 +64,7 @@ def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: 
         np.matmul(scaled, scaled.T, out=grams[i])
 
     pool.run(form, range(len(used)))
-    prec = problem.covariates.trait_prec(state.effect_var)
-    return Regressors(common, by_basis, grams, position, np.where(group.estimable, prec, 1.0))
+    return Regressors(common, by_basis, grams, position)
 
 
 def draw_loadings(
@@ -103,7 +98,8 @@ def draw_loadings(
     for a, rows in members:
         rhs[rows] = weighted[rows] @ shared.by_basis[a].T
     prior_prec = np.empty((len(g), m))
-    prior_prec[:, :b] = shared.fixed_prec
+    # The column of an effect that these rows cannot estimate is zeroed: any precision will do.
+    prior_prec[:, :b] = np.where(group.estimable, state.effect_scales.trait_prec(problem.covariates, block), 1.0)
     np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
     if state.scales.included is None:
         _draw_jointly(problem, group, shared, state, block, prior_prec, rhs, yy, rng)
@@ -175,9 +171,13 @@ def _draw_by_site(
     scales = state.scales
     assert scales.included is not None
     assert scales.inclusion is not None
-    used, which = np.unique(shared.position[state.g[block]], return_inverse=True)
-    grams = shared.grams[used]
-    fixed = grams[:, :b, :b] + np.diag(shared.fixed_prec)
+    position = shared.position[state.g[block]]
+    own_prec = state.effect_scales.local_trait is not None
+    # Traits that share everything but their loadings.
+    _, first, which = np.unique(np.arange(len(tau)) if own_prec else position, return_index=True, return_inverse=True)
+    grams = shared.grams[position[first]]
+    fixed = grams[:, :b, :b].copy()
+    fixed[:, np.arange(b), np.arange(b)] += prior_prec[first, :b]
     # G_XX^-1 G_XF: what is taken off the factors to integrate B out.
     slopes = np.linalg.solve(fixed, grams[:, :b, b:])
     loadings = np.ascontiguousarray(coef[:, b:])
@@ -197,7 +197,7 @@ def _draw_by_site(
     scales.included[block] = loadings != 0.0
     roots = np.linalg.cholesky(fixed)
     noise = rng.standard_normal((len(tau), b)) / np.sqrt(tau)[:, None]
-    for i in range(len(used)):
+    for i in range(len(first)):
         traits = np.flatnonzero(which == i)
         rest = np.linalg.solve(roots[i], (rhs[traits, :b] - loadings[traits] @ grams[i, :b, b:].T).T)
         coef[traits, :b] = np.linalg.solve(roots[i].T, rest + noise[traits].T).T
@@ -216,7 +216,9 @@ def draw_trait_shares(
     n_active = problem.n_factors if included is None else included[block].sum(axis=1)
     n_shrunk = problem.covariates.n_shrunk
     if n_shrunk:
-        penalty += state.coef[block, :b] ** 2 @ problem.covariates.trait_prec(state.effect_var)
+        penalty += np.sum(
+            state.coef[block, :b] ** 2 * state.effect_scales.trait_prec(problem.covariates, block), axis=1
+        )
         n_active = n_active + n_shrunk
     forms = cov.quadratic_forms(residual)
     forms += penalty[:, None]
@@ -324,7 +326,7 @@ def draw_factor_effects(problem: Problem, state: State, rng: np.random.Generator
     columns = [cov.in_basis(common, int(cov.basis[g])) for g in used]
     factors = cov.coordinates(cov.enter(state.factors), gamma)
     weighted = factors * cov.weights[gamma]
-    prior_prec = state.effect_local * problem.covariates.factor_prec(state.effect_var)
+    prior_prec = state.effect_scales.factor_prec(problem.covariates)
     bad = draw_regressions(
         np.array([(x * cov.weights[g]) @ x.T for x, g in zip(columns, used, strict=True)]),
         which,
@@ -347,7 +349,7 @@ def draw_factor_effects(problem: Problem, state: State, rng: np.random.Generator
 
 def _factor_penalty(problem: Problem, state: State) -> np.ndarray:
     """Quadratic form of each factor's fixed effects, in units of kappa, shape (k,)."""
-    prec = state.effect_local * problem.covariates.factor_prec(state.effect_var)
+    prec = state.effect_scales.factor_prec(problem.covariates)
     return np.einsum("lq,lq,lq->l", prec, state.coef_factor, state.coef_factor)
 
 
@@ -363,23 +365,14 @@ def draw_factor_shares(problem: Problem, state: State, rng: np.random.Generator)
     )
 
 
-def draw_effect_variances(problem: Problem, state: State, rng: np.random.Generator) -> None:
-    """Draw the variance of each covariate's effects, then the local scales of those on factors; eq. SLAM-30."""
+def draw_effect_scales(problem: Problem, state: State, rng: np.random.Generator) -> None:
+    """Update the scales of the fixed effects; eq. SLAM-30 or SLAM-41."""
     columns = problem.covariates
     if not columns.names:
         return
-    counts, squares = np.zeros(len(columns.names)), np.zeros(len(columns.names))
-    shrunk = ~columns.flat
-    on_traits = state.tau @ state.coef[:, : problem.b] ** 2 * columns.trait_square
-    standardised = state.coef_factor**2 * state.kappa[:, None] * columns.factor_square
-    on_factors = np.sum(standardised * state.effect_local, axis=0)
-    np.add.at(squares, columns.trait[shrunk], on_traits[shrunk])
-    np.add.at(squares, columns.factor, on_factors)
-    np.add.at(counts, columns.trait[shrunk], problem.p)
-    np.add.at(counts, columns.factor, problem.n_factors)
-    prior = problem.priors.fixef_prior
-    state.effect_var[:] = prior.draw(counts, squares, rng)
-    state.effect_local[:] = prior.draw_local(standardised / state.effect_var[columns.factor], rng)
+    on_traits = state.tau[:, None] * state.coef[:, : problem.b] ** 2 * columns.trait_square
+    on_factors = state.kappa[:, None] * state.coef_factor**2 * columns.factor_square
+    problem.priors.fixef_prior.draw(columns, state.effect_scales, on_traits, on_factors, problem.n, rng)
 
 
 def trait_precision_sums(problem: Problem, state: State, pool: BlockPool) -> tuple[np.ndarray, np.ndarray]:
@@ -587,7 +580,8 @@ def swap_neighbours(problem: Problem, state: State, q: np.ndarray, rng: np.rando
     order = np.arange(k)
     order[accepted], order[accepted + 1] = accepted + 1, accepted
     state.factors[:] = state.factors[order]
-    state.coef_factor[:], state.effect_local[:] = state.coef_factor[order], state.effect_local[order]
+    state.coef_factor[:] = state.coef_factor[order]
+    state.effect_scales.permute(order)
     loadings = state.coef[:, problem.b :]
     loadings[:] = loadings[:, order]
     state.scales.permute(order)

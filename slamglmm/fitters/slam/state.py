@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 
 from ...linalg.threads import single_threaded_blas
-from ...priors import LoadingScales
+from ...priors import EffectScales, LoadingScales
 from .problem import Problem
 
 
@@ -50,10 +50,8 @@ class State:
     scales : LoadingScales
     coef_factor : ndarray, shape (k, b_F)
         Fixed effects of each factor.
-    effect_var : ndarray, shape (q,)
-        Variance of the effects of each covariate.
-    effect_local : ndarray, shape (k, b_F)
-        Local precision of each effect on a factor.
+    effect_scales : EffectScales
+        Of the fixed effects.
     weighted : ndarray, shape (p, n)
         ``tau V^-1 (y - XB)``, or ``omega (y - XB - ZU)`` when U is part of the chain: what the factor step sums.
     random : ndarray, shape (p, n), or None
@@ -71,8 +69,7 @@ class State:
     gamma: np.ndarray
     scales: LoadingScales
     coef_factor: np.ndarray
-    effect_var: np.ndarray
-    effect_local: np.ndarray
+    effect_scales: EffectScales
     weighted: np.ndarray
     random: np.ndarray | None
     streams: Streams
@@ -98,8 +95,7 @@ class State:
             "gamma",
             "scales",
             "coef_factor",
-            "effect_var",
-            "effect_local",
+            "effect_scales",
             "streams",
         ):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
@@ -154,8 +150,7 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         gamma=rng.choice(n_points, k, p=np.exp(problem.log_prior_factors)).astype(np.intp),
         scales=problem.priors.loadings_prior.start(p, k, n),
         coef_factor=np.zeros((k, problem.n_factor_effects)),
-        effect_var=np.full(len(problem.covariates.names), problem.priors.fixef_prior.V),
-        effect_local=np.ones((k, problem.n_factor_effects)),
+        effect_scales=problem.priors.fixef_prior.start(problem.covariates, p, k, n),
         weighted=np.zeros((p, n)),
         random=None if problem.collapsed else np.zeros((p, n)),
         streams=streams,

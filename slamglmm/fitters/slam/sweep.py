@@ -55,7 +55,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         draw.move_scales(problem, state, q, rng)
         draw.swap_neighbours(problem, state, q, rng)
         problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, rng)
-    draw.draw_effect_variances(problem, state, rng)
+    draw.draw_effect_scales(problem, state, rng)
     if problem.impute:
         draw.draw_missing(problem, state, rng)
     state.iteration += 1
