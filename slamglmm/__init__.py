@@ -36,6 +36,7 @@ _HOMES: dict[str, str | None] = {
     "pedigree_relmat": "relmat",
     "Relmat": "relmat",
     "datasets": None,
+    "links": None,
     "simulate": None,
     "errors": None,
     "plots": None,
@@ -61,6 +62,7 @@ __all__ = [
     "errors",
     "he",
     "kinship",
+    "links",
     "load",
     "mr_mash",
     "netgsa",
@@ -72,7 +74,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import datasets, errors, plots, simulate
+    from . import datasets, errors, links, plots, simulate
     from .api import he, mr_mash, netgsa, slam, sparse_lmm
     from .cross_validation import cross_validate
     from .fitters.slam.draws import DEFAULT_STORE

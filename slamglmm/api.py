@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from .design import Design, design
 from .errors import DroppedRowsWarning
-from .links import Link
+from .links import LinkChoice
 from .priors import Priors
 from .results.posterior import SlamResult
 from .results.varcomp import HeResult, NetgsaResult
@@ -24,7 +24,7 @@ def slam(
     relmat: Mapping[str, Any] | None = None,
     n_factors: int | None = None,
     factor_formula: str | None = None,
-    link: str | Link = "identity",
+    link: LinkChoice = "identity",
     priors: Priors | None = None,
     h2_grid: int = 20,
     missing: Literal["keep", "drop"] = "keep",
@@ -63,8 +63,10 @@ def slam(
     factor_formula : str, optional
         Fixed effects of the factors, such as ``"~ sex"``: what acts on many traits at once. Factors have no
         intercept; with ``Priors(fixef="shared")`` a covariate named in both formulas has one variance of its effects.
-    link : str or Link
-        Distribution of the data given the latent traits: ``"identity"``.
+    link : str, Link, dict or list
+        Distribution of the data given the latent traits: a name (``"identity"``), a link with options
+        (``slamglmm.links.GaussianWeights(weights)``), or links with their columns, ``{"gaussian": ["height"], ...}`` or
+        ``[(link, columns), ...]``.
     priors : Priors, optional
     h2_grid : int
         Steps of the grid of variance shares: 20 gives 0, 0.05 .. 0.95.

@@ -181,7 +181,7 @@ def convergence_checks(fit: SlamResult) -> list[str]:
     list of str
     """
     table = fit.diagnostics()["r_hat"]
-    terms, traits = list(fit.posterior["term"].to_numpy()), list(fit.design.traits)
+    terms, traits = list(fit.posterior["term"].to_numpy()), list(fit.traits)
     lines = []
     for variable, what in (("h2", "variance shares h2"), ("G", "variances in G")):
         chosen = table.loc[[(variable, term, trait) for term in terms for trait in traits]]

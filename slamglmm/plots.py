@@ -140,7 +140,7 @@ class SlamPlots:
         """
         terms = self._terms(term)
         table = self._fit.h2(prob)
-        traits = self._fit.design.traits
+        traits = self._fit.traits
         order = np.argsort(-table.loc[terms[0], "mean"].to_numpy(), kind="stable") if sort else np.arange(len(traits))
         if ax is None:
             ax = _new_axes(7.5, _row_height(len(traits), 0.24))
@@ -272,7 +272,7 @@ class SlamPlots:
             known = shortlist(dict.fromkeys([*fitting, "G", "R"]), 20)
             raise OptionError(f"plot.trace(variables={name!r}): expected one of {known}.")
         if traits is not None:
-            unknown = [trait for trait in traits if trait not in self._fit.design.traits]
+            unknown = [trait for trait in traits if trait not in self._fit.traits]
             if unknown:
                 raise OptionError(f"plot.trace(traits=...): no trait is called {shortlist(unknown)}.")
             array = array.sel(trait=traits)

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from .base import Link
+from .base import Likelihood, Link, Measurements, Parameters
+from .combined import LinkChoice, LinkedColumns, assign_links
+from .gaussian_weights import GaussianWeights
 from .identity import Identity
 
 LINKS: dict[str, type[Link]] = {
     "identity": Identity,
+    "gaussian": Identity,
+    "gaussian_weights": GaussianWeights,
 }
 
-__all__ = ["LINKS", "Identity", "Link"]
+__all__ = [
+    "LINKS",
+    "GaussianWeights",
+    "Identity",
+    "Likelihood",
+    "Link",
+    "LinkChoice",
+    "LinkedColumns",
+    "Measurements",
+    "Parameters",
+    "assign_links",
+]

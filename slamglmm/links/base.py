@@ -1,19 +1,229 @@
-"""What a link must do for the sampler."""
+"""What a link is made of: options (`Link`), what it sees of the data (`Measurements`), and the two together.
+
+The sampler talks to a `Likelihood` only: natural units, one row for each latent trait, one column for each row of the
+data.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+import pandas as pd
+
+from ..errors import DataError, OptionError, shortlist
+
+Parameters: TypeAlias = dict[str, np.ndarray]
 
 
-class Link(Protocol):
-    """A distribution of the data given the latent traits; it sees only its own columns, trait-major."""
+@dataclass(frozen=True)
+class Measurements:
+    """What a link sees: its own columns on the rows of the design.
 
-    def start(self, data: np.ndarray) -> np.ndarray:
-        """First latent traits, shape (p, n), from data of the same shape with NaN where missing."""
+    Attributes
+    ----------
+    values : DataFrame, shape (n, q)
+        NaN where missing.
+    offset : ndarray, shape (n,)
+        The formula's ``offset()``, on the scale of the latent traits.
+    rows : ndarray of int, shape (n,)
+        Positions of these rows in the user's frame.
+    n_frame : int
+        Rows of that frame.
+    """
 
+    values: pd.DataFrame
+    offset: np.ndarray
+    rows: np.ndarray
+    n_frame: int
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the data columns."""
+        return tuple(str(name) for name in self.values.columns)
+
+    @property
+    def by_column(self) -> np.ndarray:
+        """The values, shape (q, n)."""
+        return np.ascontiguousarray(self.values.to_numpy(dtype=float).T)
+
+    def take(self, positions: np.ndarray) -> Measurements:
+        """The same on some of the rows."""
+        return replace(
+            self, values=self.values.iloc[positions], offset=self.offset[positions], rows=self.rows[positions]
+        )
+
+    def by_cell(self, name: str, option: Any) -> np.ndarray:
+        """An option of a link as one number for each cell, shape (q, n).
+
+        Parameters
+        ----------
+        name : str
+            Of the option, for messages.
+        option : number, array or DataFrame
+            One number, one for each row of the user's frame, or one for each row and column; a DataFrame is matched
+            to the columns by their names, and its rows by position.
+
+        Raises
+        ------
+        OptionError
+            Another shape, or columns that are not there.
+        """
+        q, n_frame = len(self.columns), self.n_frame
+        if isinstance(option, pd.DataFrame):
+            lacking = [column for column in self.values.columns if column not in option.columns]
+            if lacking:
+                raise OptionError(
+                    f"{name}: no column {shortlist(lacking)}. Give one column for each trait of this link."
+                )
+            option = option[list(self.values.columns)]
+        try:
+            values = np.asarray(option, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"{name}: expected numbers, got {type(option).__name__} ({error}).") from error
+        if values.shape not in ((), (n_frame,), (n_frame, q)):
+            raise OptionError(
+                f"{name}: expected a number, {n_frame} numbers (one for each row of the data) or an array of shape "
+                f"({n_frame}, {q}), got shape {values.shape}."
+            )
+        if values.ndim == 0:
+            return np.full((q, len(self.rows)), float(values))
+        kept = values[self.rows]
+        return np.ascontiguousarray(np.broadcast_to(kept, (q, len(kept))) if kept.ndim == 1 else kept.T)
+
+
+@dataclass(frozen=True)
+class Likelihood(ABC):
+    """The distribution of some data columns given their latent traits eta; the sampler's side of a link.
+
+    Attributes
+    ----------
+    traits : tuple of str
+        Names of the latent traits, which need not be the data columns.
+    start : ndarray, shape (p, n)
+        First latent traits, every cell filled.
+    known : ndarray of bool, shape (p, n)
+        Cells of eta that the data fix: never drawn.
+    informative : ndarray of bool, shape (p, n)
+        Cells that the data say something about; rows without any are predicted only.
+    center, scale : ndarray, shape (p,)
+        Typical value and spread of each latent trait: priors of variances are relative to ``scale``.
+    """
+
+    traits: tuple[str, ...]
+    start: np.ndarray
+    known: np.ndarray
+    informative: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+
+    # Parameters that all latent traits share are drawn after all of them.
+    has_shared: ClassVar[bool] = False
+    # Latent traits that are drawn one by one can be dealt out to blocks; otherwise one call draws all.
+    separable: ClassVar[bool] = True
+
+    def labels(self) -> Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]]:
+        """Parameters to save: name -> its dimensions as (dimension, labels); ``"trait"`` is a dimension."""
+        return {}
+
+    def start_parameters(self) -> Parameters:
+        """First values of the parameters, one array each."""
+        return {}
+
+    def simulate_parameters(self, rng: np.random.Generator) -> Parameters:
+        """Parameters from their prior."""
+        return {}
+
+    @abstractmethod
     def draw(
-        self, eta: np.ndarray, cells: np.ndarray, mean: np.ndarray, prec: np.ndarray, rng: np.random.Generator
+        self,
+        eta: np.ndarray,
+        mean: np.ndarray,
+        prec: np.ndarray,
+        parameters: Parameters,
+        traits: slice,
+        rng: np.random.Generator,
     ) -> None:
-        """Update ``eta[cells]`` given the model's mean (p, n) and each trait's precision (p,); eq. SLAM-20."""
+        """Draw some latent traits and the parameters that belong to them, in place; eq. LINK-1.
+
+        Parameters
+        ----------
+        eta, mean : ndarray, shape (c, n)
+            Latent traits (cells that are `known` are ignored afterwards) and their mean given the model; `mean` may be
+            overwritten.
+        prec : ndarray, shape (c,)
+            Their precision given the model.
+        parameters : dict
+            Of all latent traits; only the part of `traits` may change.
+        traits : slice
+            Which they are.
+        rng : Generator
+        """
+
+    def draw_shared(self, eta: np.ndarray, parameters: Parameters, rng: np.random.Generator) -> None:
+        """Draw what all latent traits share, in place; called after `draw` when `has_shared`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def log_density(self, eta: np.ndarray, parameters: Parameters) -> np.ndarray:
+        """Log density of each data cell given eta, data columns × rows; NaN where missing, 0 where known."""
+
+    @abstractmethod
+    def simulate(self, eta: np.ndarray, parameters: Parameters, rng: np.random.Generator) -> np.ndarray:
+        """New data given eta, shaped as the data columns; NaN where the data are missing."""
+
+    @abstractmethod
+    def with_data(self, data: np.ndarray) -> Likelihood:
+        """The same with other data (shaped as the data columns), same missing cells, center and scale."""
+
+
+class Link(ABC):
+    """What a user asks for: a frozen dataclass of options."""
+
+    # Links that carry their own data (say in long format) need no responses in the formula.
+    brings_data: ClassVar[bool] = False
+
+    @abstractmethod
+    def prepare(self, data: Measurements) -> Likelihood:
+        """Check the data and lay them out.
+
+        Raises
+        ------
+        DataError
+            Data that this link cannot have made.
+        OptionError
+            Options that do not fit the data.
+        """
+
+
+def fill_gaps(values: np.ndarray) -> np.ndarray:
+    """Missing cells at the mean of their trait (zero for a trait without any value)."""
+    seen = ~np.isnan(values)
+    counts = seen.sum(axis=1)
+    means = np.where(seen, values, 0.0).sum(axis=1) / np.maximum(counts, 1)
+    return np.where(seen, values, means[:, None])
+
+
+def center_and_scale(values: np.ndarray, columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each trait over its values.
+
+    Raises
+    ------
+    DataError
+        Traits that do not vary.
+    """
+    seen = ~np.isnan(values)
+    counts = seen.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        center = np.where(seen, values, 0.0).sum(axis=1) / counts
+        squares = np.where(seen, values - center[:, None], 0.0) ** 2
+        scale = np.sqrt(squares.sum(axis=1) / (counts - 1))
+    constant = (counts < 2) | ~(scale > 1e-12 * np.maximum(np.abs(center), np.finfo(float).tiny))
+    if constant.any():
+        raise DataError(
+            f"trait(s) {shortlist(np.array(columns)[constant])} are constant over their observed rows. Leave them out."
+        )
+    return center, scale

@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .base import Likelihood, Link, Measurements, Parameters, center_and_scale, fill_gaps
+
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(Link):
     """``y_ij = eta_ij`` where observed."""
 
-    def start(self, data: np.ndarray) -> np.ndarray:
-        """Missing cells at the trait's mean."""
-        filled = data.copy()
-        means = np.nanmean(data, axis=1)
-        rows, columns = np.nonzero(np.isnan(data))
-        filled[rows, columns] = means[rows]
-        return filled
+    def prepare(self, data: Measurements) -> IdentityLikelihood:
+        """Missing cells start at the trait's mean; an offset comes off."""
+        values = data.by_column
+        if data.offset.any():
+            values -= data.offset
+        center, scale = center_and_scale(values, data.columns)
+        seen = ~np.isnan(values)
+        return IdentityLikelihood(data.columns, fill_gaps(values), seen, seen, center, scale, data.offset)
+
+
+@dataclass(frozen=True)
+class IdentityLikelihood(Likelihood):
+    """Observed cells are known.
+
+    Attributes
+    ----------
+    offset : ndarray, shape (n,)
+    """
+
+    offset: np.ndarray
 
     def draw(
-        self, eta: np.ndarray, cells: np.ndarray, mean: np.ndarray, prec: np.ndarray, rng: np.random.Generator
+        self,
+        eta: np.ndarray,
+        mean: np.ndarray,
+        prec: np.ndarray,
+        parameters: Parameters,
+        traits: slice,
+        rng: np.random.Generator,
     ) -> None:
         """Missing cells ~ N(mean, 1/prec), independent given U, F and the loadings."""
-        rows, columns = np.nonzero(cells)
+        rows, columns = np.nonzero(~self.known[traits])
         eta[rows, columns] = mean[rows, columns] + rng.standard_normal(len(rows)) / np.sqrt(prec[rows])
+
+    def log_density(self, eta: np.ndarray, parameters: Parameters) -> np.ndarray:
+        """Zero: the data add nothing to eta."""
+        return np.where(self.known, 0.0, np.nan)
+
+    def simulate(self, eta: np.ndarray, parameters: Parameters, rng: np.random.Generator) -> np.ndarray:
+        """Eta itself, with the offset."""
+        return np.where(self.known, eta + self.offset, np.nan)
+
+    def with_data(self, data: np.ndarray) -> IdentityLikelihood:
+        """Other observed cells."""
+        return replace(self, start=np.where(self.known, data - self.offset, self.start))

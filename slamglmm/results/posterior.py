@@ -67,6 +67,8 @@ class SlamResult(Result):
         The variance shares, in the order of ``posterior.term``.
     chains : Continuation
         Sampler states, for `extend`.
+    traits : pandas.Index
+        Names of the latent traits: those of the responses, unless a link makes others of them.
     factor_design : Design or None
         Fixed effects of the factors; ``posterior["B_factor"]`` (fixef_factor, factor) has the coefficients.
     """
@@ -75,6 +77,7 @@ class SlamResult(Result):
     grid: pd.DataFrame
     components: tuple[ComponentLabel, ...]
     chains: Continuation
+    traits: pd.Index
     factor_design: Design | None = None
 
     # -- variances --------------------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ class SlamResult(Result):
         DataFrame
             Index (term, trait); columns mean, sd, lower, upper.
         """
-        index = pd.MultiIndex.from_product([self._terms, self.design.traits], names=["term", "trait"])
+        index = pd.MultiIndex.from_product([self._terms, self.traits], names=["term", "trait"])
         values = self._h2_draws("h2()")
         return _interval_table(values.reshape(*values.shape[:2], len(index)), index, prob)
 
@@ -114,7 +117,7 @@ class SlamResult(Result):
         total = np.sum(of_terms, axis=0)
         tables = []
         for draws in of_terms:
-            table = _interval_table(draws, pd.Index(self.design.traits, name="trait"), prob)
+            table = _interval_table(draws, pd.Index(self.traits, name="trait"), prob)
             table["share"] = (draws / total).mean(axis=(0, 1))
             tables.append(table)
         return pd.concat(tables, keys=names, names=["term"])
@@ -170,10 +173,10 @@ class SlamResult(Result):
         name = self._one_term(label)
         values = self._stored_covariances(name)
         if values is None:
-            shape = (self.posterior.sizes["chain"], self.posterior.sizes["draw"], *2 * (len(self.design.traits),))
+            shape = (self.posterior.sizes["chain"], self.posterior.sizes["draw"], *2 * (len(self.traits),))
             parts = self._stacked(name, "covariance_draws()")
             values = np.array(list(covariance.covariance_draws(*parts))).reshape(shape)
-        traits = list(self.design.traits)
+        traits = list(self.traits)
         coords = {**self._draw_coords(), "trait": traits, "trait2": traits}
         return xr.DataArray(values, coords=coords, dims=("chain", "draw", "trait", "trait2"), name=f"G[{name}]")
 
@@ -194,7 +197,7 @@ class SlamResult(Result):
         if values is None:
             diagonal, whole = ("R_diag", "R") if name == RESIDUAL else ("G_diag", "G")
             raise self._not_stored("variances", PARTS, f"'{diagonal}' or '{whole}'")
-        coords = {**self._draw_coords(), "trait": list(self.design.traits)}
+        coords = {**self._draw_coords(), "trait": list(self.traits)}
         return xr.DataArray(values, coords=coords, dims=("chain", "draw", "trait"), name=f"variance[{name}]")
 
     # -- effects ----------------------------------------------------------------------------------------------------
@@ -216,19 +219,16 @@ class SlamResult(Result):
         if total:
             draws, names = self._total_effects()
             if prob is None:
-                return pd.DataFrame(
-                    draws.mean(axis=(0, 1)), index=pd.Index(names, name="fixef"), columns=self.design.traits
-                )
+                return pd.DataFrame(draws.mean(axis=(0, 1)), index=pd.Index(names, name="fixef"), columns=self.traits)
             tables = [
-                _interval_table(draws[:, :, i], pd.Index(self.design.traits, name="trait"), prob)
-                for i in range(len(names))
+                _interval_table(draws[:, :, i], pd.Index(self.traits, name="trait"), prob) for i in range(len(names))
             ]
             return pd.concat(tables, keys=names, names=["fixef"])
         draws, names = self._values("B"), self.design.X.columns
         if prob is None:
             means = draws.mean(axis=(0, 1))
-            return pd.DataFrame(means, index=pd.Index(names, name="fixef"), columns=self.design.traits)
-        index = pd.MultiIndex.from_product([names, self.design.traits], names=["fixef", "trait"])
+            return pd.DataFrame(means, index=pd.Index(names, name="fixef"), columns=self.traits)
+        index = pd.MultiIndex.from_product([names, self.traits], names=["fixef", "trait"])
         return _interval_table(draws.reshape(*draws.shape[:2], len(index)), index, prob)
 
     def ranef(self, label: str | None = None) -> pd.DataFrame:
@@ -284,13 +284,13 @@ class SlamResult(Result):
         return pd.DataFrame(
             matched.mean(axis=0, dtype=float),
             index=pd.RangeIndex(1, matched.shape[1] + 1, name="factor"),
-            columns=self.design.traits,
+            columns=self.traits,
         )
 
     def fitted(self) -> pd.DataFrame:
         """Posterior mean of ``XB + F Lambda + Z U_R``, row × trait; a row without any data has ``XB + Z U``."""
         values = self._values("Eta_mean").mean(axis=0)
-        return pd.DataFrame(values, index=self.design.X.index, columns=self.design.traits)
+        return pd.DataFrame(values, index=self.design.X.index, columns=self.traits)
 
     def predict(
         self,
@@ -339,7 +339,7 @@ class SlamResult(Result):
             values = X @ effects.mean(axis=(0, 1)) + offset
             for label, (codes, multiplier) in rows.items():
                 values += multiplier * self.ranef(label).to_numpy()[codes]
-            return pd.DataFrame(values, index=design.X.index, columns=self.design.traits)
+            return pd.DataFrame(values, index=design.X.index, columns=self.traits)
         missing = [label for label in labels if f"U_{label}" not in self.posterior]
         if missing:
             raise OptionError(
@@ -351,9 +351,9 @@ class SlamResult(Result):
             draws += multiplier * self._values(f"U_{label}")[:, :, codes]
         low, high = np.quantile(draws, _tails(interval), axis=(0, 1))
         parts = {"mean": draws.mean(axis=(0, 1)), "lower": low, "upper": high}
-        frames = {name: pd.DataFrame(v, index=design.X.index, columns=self.design.traits) for name, v in parts.items()}
+        frames = {name: pd.DataFrame(v, index=design.X.index, columns=self.traits) for name, v in parts.items()}
         table = pd.concat(frames, axis=1).swaplevel(axis=1)
-        return table[[(trait, name) for trait in self.design.traits for name in parts]]
+        return table[[(trait, name) for trait in self.traits for name in parts]]
 
     def _total_effects(self) -> tuple[np.ndarray, list[str]]:
         """Draws of ``B + B_F Lambda`` (chain, draw, column, trait), and the columns: the traits', then the factors'."""
@@ -385,7 +385,7 @@ class SlamResult(Result):
     @cached_property
     def _diagnostics(self) -> pd.DataFrame:
         tables = []
-        traits = self.design.traits
+        traits = self.traits
         if self._terms and self._has_h2:
             values = self._h2_draws("diagnostics()")
             index = pd.MultiIndex.from_product([["h2"], self._terms, traits])
@@ -630,7 +630,7 @@ class SlamResult(Result):
         return self._trait_frame(covariance.mean_covariance(*self._stacked(name, what)))
 
     def _level_frame(self, component: ComponentLabel, values: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(values, index=self.design.term(component.term).levels, columns=self.design.traits)
+        return pd.DataFrame(values, index=self.design.term(component.term).levels, columns=self.traits)
 
     def _parts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Share of a term in each factor and its part of each trait's own variance, with chain and draw."""
@@ -672,7 +672,7 @@ class SlamResult(Result):
         return term.codes, np.where(term.codes >= 0, term.M[:, component.effect], 0.0)[:, None]
 
     def _trait_frame(self, values: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(values, index=self.design.traits, columns=self.design.traits)
+        return pd.DataFrame(values, index=self.traits, columns=self.traits)
 
     def _draw_coords(self) -> Mapping[str, Any]:
         return {name: self.posterior.coords[name].to_numpy() for name in ("chain", "draw")}

@@ -101,7 +101,7 @@ def slam_summary(fit: SlamResult, prob: float) -> Summary:
     facts = [
         ("formula", design.formula),
         ("rows", f"{design.n}{dropped}"),
-        ("traits", str(len(design.traits))),
+        ("traits", str(len(fit.traits))),
         ("random effects", ", ".join(c.label for c in fit.components) or "none"),
         ("factors", f"{posterior.sizes['factor']}{_used_factors(fit)}"),
         (

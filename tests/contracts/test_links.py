@@ -1,39 +1,65 @@
-"""What every link must do; a new one is tested by being registered."""
+"""What every link must do; a new one is tested by being registered here with data it can have made."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from slamglmm.links import LINKS
+import slamglmm as sg
+from slamglmm.links import LINKS, GaussianWeights, Identity, Measurements
 from tests.reference.dense import whitened_z
 
+N, P = 9, 4
 
-def holes(rng, p=4, n=9):
-    data = rng.integers(1, 9, (p, n)).astype(float)
-    data[0, [1, 5]] = data[2, 3:7] = np.nan
-    return data
+
+def measurements(values, offset=0.0):
+    frame = pd.DataFrame(np.asarray(values, dtype=float).T, columns=[f"t{j}" for j in range(len(values))])
+    n = len(frame)
+    return Measurements(frame, np.full(n, offset), np.arange(n), n)
+
+
+def holes(values):
+    values = np.array(values, dtype=float)
+    values[0, [1, 5]] = values[2, 3:7] = np.nan
+    return values
+
+
+def make_identity(rng):
+    return Identity(), holes(rng.standard_normal((P, N)))
+
+
+def make_gaussian_weights(rng):
+    return GaussianWeights(rng.gamma(2.0, 1.0, (N, P))), holes(rng.standard_normal((P, N)))
+
+
+# Link and data (traits × rows) with missing cells, by the name of the link.
+MAKERS = {"identity": make_identity, "gaussian": make_identity, "gaussian_weights": make_gaussian_weights}
+
+
+def prepared(name, seed=1):
+    rng = np.random.default_rng(seed)
+    link, data = MAKERS[name](rng)
+    return link.prepare(measurements(data)), data, rng
+
+
+def latent(likelihood, rng):
+    """Latent traits that agree with the data where those fix them, a mean and a precision given the model."""
+    eta = np.where(likelihood.known, likelihood.start, rng.standard_normal(likelihood.start.shape))
+    return eta, rng.standard_normal(eta.shape), np.array([0.5, 1.0, 4.0, 2.0])
+
+
+def test_every_link_is_tested():
+    assert set(MAKERS) == set(LINKS)
 
 
 @pytest.mark.parametrize("name", LINKS)
-def test_start_is_finite_and_leaves_the_data_alone(name):
+def test_start_is_finite(name):
     """A NaN left in a missing cell would spread through every step."""
-    data = holes(np.random.default_rng(1))
-    kept = data.copy()
-    eta = LINKS[name]().start(data)
-    assert np.array_equal(data, kept, equal_nan=True)
-    assert eta.shape == data.shape
-    assert np.all(np.isfinite(eta))
-
-
-@pytest.mark.parametrize("name", LINKS)
-def test_draw_updates_its_cells_only(name):
-    rng = np.random.default_rng(2)
-    link, data = LINKS[name](), holes(rng)
-    eta = link.start(data)
-    before, cells = eta.copy(), np.isnan(data)
-    link.draw(eta, cells, rng.standard_normal(data.shape), np.full(4, 2.0), rng)
-    assert np.array_equal(eta[~cells], before[~cells])
-    assert np.all(eta[cells] != before[cells])
-    link.draw(eta, np.zeros_like(cells), np.zeros_like(data), np.full(4, 2.0), rng)
+    likelihood, data, _ = prepared(name)
+    assert likelihood.start.shape == (len(likelihood.traits), N)
+    assert np.all(np.isfinite(likelihood.start))
+    assert np.all(likelihood.scale > 0)
+    assert np.all(np.isfinite(likelihood.center))
+    assert np.array_equal(likelihood.informative, ~np.isnan(data))
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -42,21 +68,129 @@ def test_cells_without_data_follow_the_model(name):
 
     |z| < 5 for 27 moments: one false alarm in 60 000 runs.
     """
-    rng = np.random.default_rng(3)
-    link, data = LINKS[name](), holes(rng)
-    eta, cells = link.start(data), np.isnan(data)
-    mean, prec = rng.standard_normal(data.shape), np.array([0.5, 1.0, 4.0, 2.0])
+    likelihood, data, rng = prepared(name, 3)
+    cells = np.isnan(data)
+    eta, mean, prec = latent(likelihood, rng)
+    parameters = likelihood.simulate_parameters(rng)
     drawn = np.empty((20_000, cells.sum()))
     for row in drawn:
-        link.draw(eta, cells, mean, prec, rng)
+        likelihood.draw(eta, mean.copy(), prec, parameters, slice(0, P), rng)
         row[:] = eta[cells]
     variance = np.broadcast_to(1 / prec[:, None], data.shape)[cells]
     assert np.abs(whitened_z(drawn, mean[cells], np.diag(variance))).max() < 5.0
 
 
+@pytest.mark.parametrize("name", LINKS)
+def test_blocks_of_traits_do_not_meet(name):
+    """Drawing some traits leaves the parameters of the others alone, and takes only their rows."""
+    likelihood, _, rng = prepared(name, 4)
+    eta, mean, prec = latent(likelihood, rng)
+    parameters = likelihood.simulate_parameters(rng)
+    before = {key: values.copy() for key, values in parameters.items()}
+    part = eta[1:3].copy()
+    likelihood.draw(part, mean[1:3].copy(), prec[1:3], parameters, slice(1, 3), rng)
+    for key, dims in likelihood.labels().items():
+        if dims[0][0] == "trait":
+            assert np.array_equal(parameters[key][[0, 3]], before[key][[0, 3]])
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_simulated_data_have_the_log_density(name):
+    """The mean of exp(log density under another eta - log density) over data simulated given eta is one.
+
+    |z| < 5 for 4 x 9 cells.
+    """
+    likelihood, data, rng = prepared(name, 5)
+    eta, _, _ = latent(likelihood, rng)
+    parameters = likelihood.simulate_parameters(rng)
+    other = np.where(likelihood.known, eta, eta + 0.2)
+    ratio = np.empty((20_000, *data.shape))
+    for t in range(len(ratio)):
+        again = likelihood.with_data(likelihood.simulate(eta, parameters, rng))
+        ratio[t] = np.exp(again.log_density(other, parameters) - again.log_density(eta, parameters))
+    assert np.array_equal(np.isnan(ratio[0]), np.isnan(data))
+    seen = ~np.isnan(data)
+    means, sd = ratio.mean(axis=0)[seen], ratio.std(axis=0)[seen]
+    assert np.abs((means - 1) / np.maximum(sd / np.sqrt(len(ratio)), 1e-12)).max() < 5.0
+
+
+def gaussian(values, weights):
+    return GaussianWeights(np.asarray(weights, dtype=float).T).prepare(measurements(values))
+
+
+def test_weighted_cells_follow_the_dense_conditional():
+    """All moments of one draw against N((w y + omega mu) / (w + omega), 1 / (w + omega))."""
+    rng = np.random.default_rng(6)
+    y, w = rng.standard_normal((2, 5)), rng.gamma(1.0, 2.0, (2, 5))
+    likelihood = gaussian(y, w)
+    mean, prec = rng.standard_normal((2, 5)), np.array([0.5, 3.0])
+    drawn = np.empty((40_000, 10))
+    eta = np.empty((2, 5))
+    for row in drawn:
+        likelihood.draw(eta, mean.copy(), prec, {}, slice(0, 2), rng)
+        row[:] = eta.ravel()
+    total = w + prec[:, None]
+    expected = (w * y + prec[:, None] * mean) / total
+    assert np.abs(whitened_z(drawn, expected.ravel(), np.diag(1 / total.ravel()))).max() < 5.0
+
+
+def test_no_weight_is_missing_and_infinite_weight_is_identity():
+    rng = np.random.default_rng(7)
+    y = rng.standard_normal((P, N))
+    w = rng.gamma(2.0, 1.0, (P, N))
+    w[0, [1, 5]] = w[2, 3:7] = 0.0
+    w[1] = np.inf
+    zero, missing = gaussian(y, w), gaussian(holes(y), np.where(w == 0, 5.0, w))
+    for name in ("start", "known", "informative", "center", "scale", "weights", "weighted"):
+        assert np.array_equal(getattr(zero, name), getattr(missing, name)), name
+    identity = Identity().prepare(measurements(y))
+    assert zero.known[1].all()
+    assert not zero.known[[0, 2, 3]].any()
+    assert np.array_equal(zero.start[1], identity.start[1])
+    everywhere = gaussian(y, np.full((P, N), np.inf))
+    np.testing.assert_allclose(everywhere.center, identity.center, rtol=1e-9)
+    np.testing.assert_allclose(everywhere.scale, identity.scale, rtol=1e-9)
+    # Towards infinity: the draw goes to the data.
+    eta = np.empty((P, N))
+    gaussian(y, np.full((P, N), 1e14)).draw(eta, np.zeros((P, N)), np.ones(P), {}, slice(0, P), rng)
+    np.testing.assert_allclose(eta, y, atol=1e-6)
+
+
+def test_unit_of_a_trait_is_its_spread_beyond_the_noise():
+    """20 traits of variance 4 under noise of unequal variance, mean 10: 3 standard errors of their mean, about 10 %."""
+    rng = np.random.default_rng(8)
+    noise = rng.gamma(0.5, 20.0, (20, 400))
+    y = 3 + 2 * rng.standard_normal(noise.shape) + np.sqrt(noise) * rng.standard_normal(noise.shape)
+    likelihood = gaussian(y, 1 / noise)
+    np.testing.assert_allclose(np.mean(likelihood.scale**2), 4.0, rtol=0.12)
+    np.testing.assert_allclose(np.mean(likelihood.center), 3.0, atol=0.1)
+
+
+def test_bad_weights():
+    y = np.arange(8.0).reshape(2, 4)
+    with pytest.raises(sg.errors.OptionError, match=r"got -1.0 for 't1' in row 2 \(counted from 0\), and 0 more"):
+        gaussian(y, [[1, 1, 1, 1], [1, 1, -1, 1]])
+    with pytest.raises(sg.errors.DataError, match="'t0' have zero weight in every row"):
+        gaussian(y, [[0, 0, 0, 0], [1, 1, 1, 1]])
+    with pytest.raises(sg.errors.OptionError, match=r"expected a number, 4 numbers .* got shape \(2, 4\)"):
+        GaussianWeights(np.ones((2, 4))).prepare(measurements(y))
+    with pytest.raises(sg.errors.OptionError, match="no column 't1'"):
+        GaussianWeights(pd.DataFrame({"t0": np.ones(4)})).prepare(measurements(y))
+
+
+def test_options_follow_the_rows_and_names():
+    """Rows that the design leaves out, and columns in another order."""
+    values = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 7.0]})
+    w = pd.DataFrame({"b": [10.0, 20, 30, 40, 50], "other": np.nan, "a": [1.0, 2, 3, 4, 5]})
+    data = Measurements(values, np.zeros(3), np.array([0, 2, 4]), 5)
+    np.testing.assert_array_equal(data.by_cell("weights", w), [[1, 3, 5], [10, 30, 50]])
+    np.testing.assert_array_equal(data.take(np.array([2])).by_cell("weights", w), [[5], [50]])
+    np.testing.assert_array_equal(data.by_cell("weights", w["a"]), [[1, 3, 5]] * 2)
+
+
 def test_identity_starts_at_the_mean():
-    data = holes(np.random.default_rng(4))
-    eta = LINKS["identity"]().start(data)
+    data = holes(np.random.default_rng(4).standard_normal((P, N)))
+    eta = Identity().prepare(measurements(data)).start
     seen = ~np.isnan(data)
     assert np.array_equal(eta[seen], data[seen])
     np.testing.assert_allclose(eta[2, 3:7], np.nanmean(data[2]))

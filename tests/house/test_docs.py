@@ -31,11 +31,12 @@ def test_every_member_has_a_section(page, registry):
     assert set(registry) <= set(headings)
 
 
-def test_cited_equations_exist():
+@pytest.mark.parametrize(("page", "prefix"), [("slam.md", "SLAM"), ("links.md", "LINK")])
+def test_cited_equations_exist(page, prefix):
     """A comment that cites an equation the manual does not have."""
-    labels = re.findall(r"\\tag\{(SLAM-\d+)\}", (DOCS / "models" / "slam.md").read_text())
+    labels = re.findall(rf"\\tag\{{({prefix}-\d+)\}}", (DOCS / "models" / page).read_text())
     assert len(labels) == len(set(labels))
-    cited = {label for path in SOURCES for label in re.findall(r"SLAM-\d+", path.read_text())}
+    cited = {label for path in SOURCES for label in re.findall(rf"\b{prefix}-\d+", path.read_text())}
     assert cited <= set(labels)
 
 

@@ -7,6 +7,8 @@ over a chain then has exactly the prior expectation, whatever the mixing, and ch
 of the chain means against direct draws needs no estimate of an autocorrelation.
 """
 
+import dataclasses
+
 import numpy as np
 import scipy.stats
 
@@ -65,6 +67,8 @@ class FixedGlobal(Horseshoe):
 class Joint:
     """Direct draws from the joint law of a problem, and new data given a state.
 
+    With links the data are part of the problem: `problem` changes with every draw of them.
+
     Fixed effects have a flat prior: the state starts with zeros there, and only what a shift of the data along X
     leaves alone (``y - XB`` and everything but B) has a law to test.
     """
@@ -110,18 +114,21 @@ class Joint:
             effect_scales=effects,
             weighted=np.zeros((p, n)),
             random=None if problem.collapsed else np.zeros((p, n)),
-            streams=Streams.spawn(
-                np.random.SeedSequence(int(rng.integers(2**63))),
-                sum(len(group.blocks) for group in problem.groups),
-                len(problem.row_blocks),
-            ),
+            streams=Streams.spawn(np.random.SeedSequence(int(rng.integers(2**63))), problem),
+            links=[part.likelihood.simulate_parameters(rng) for part in problem.links],
         )
         for s in range(len(problem.groups)):
             self._redraw_group(state, s, rng)
+        if problem.links:
+            self._redraw_linked(state, rng)
         return state
 
     def redraw(self, state, rng):
         """New observed data given everything else; U is integrated out unless cells are imputed."""
+        if self.problem.links:
+            self._redraw_known(state, rng)
+            self._redraw_linked(state, rng)
+            return
         for s, group in enumerate(self.problem.groups):
             if group.imputed.any():
                 self._redraw_given_random(state, s, rng)
@@ -145,6 +152,21 @@ class Joint:
         kept = state.y[group.traits][:, group.rows]
         state.y[group.traits, :][:, group.rows] = np.where(group.imputed, kept, eta)
 
+    def _redraw_known(self, state, rng):
+        """Latent traits that the data fix are data themselves: drawn given U, as around imputed ones."""
+        if not self.problem.groups[0].imputed.all():
+            self._redraw_given_random(state, 0, rng)
+
+    def _redraw_linked(self, state, rng):
+        problem, links = self.problem, []
+        for part, parameters in zip(problem.links, state.links, strict=True):
+            block, likelihood = part.traits, part.likelihood
+            order = problem.order[block]
+            eta = problem.center[order, None] + problem.scale[order, None] * state.y[block]
+            data = likelihood.simulate(eta, parameters, rng)
+            links.append(dataclasses.replace(part, likelihood=likelihood.with_data(data)))
+        self.problem = dataclasses.replace(problem, links=tuple(links))
+
 
 class Record:
     """States one after the other, as arrays."""
@@ -167,6 +189,8 @@ class Record:
             "global_trait": (p,),
         }
         shapes |= {"local": (p, k), "row": (k,), "delta": (k,), "t2": (), "n_active": (k,), "inclusion": (k,)}
+        self.link_variables = problem.link_variables
+        shapes |= {v.name: tuple(len(labels) for _, labels in v.dims) for v in self.link_variables}
         self.values = {
             name: np.empty((size, *shape), dtype=np.intp if name in ("g", "gamma") else float)
             for name, shape in shapes.items()
@@ -183,6 +207,8 @@ class Record:
         scales = state.scales
         for name in ("local", "row", "delta", "t2", "n_active"):
             self.values[name][self.n] = getattr(scales, name)
+        for variable in self.link_variables:
+            self.values[variable.name][self.n] = state.links[variable.part][variable.key]
         self.values["inclusion"][self.n] = 1.0 if scales.inclusion is None else scales.inclusion
         if scales.included is not None:
             loadings = state.coef[:, -scales.local.shape[1] :]
@@ -230,6 +256,14 @@ def statistics(joint, values):
         out[f"log size of effects on factors {i}"] = squash(np.log(np.abs(effects))).mean(axis=1)
         out[f"effects {i} along factors"] = squash(effects * (f @ problem.x_factor[i])).mean(axis=1)
 
+    for variable in problem.link_variables:
+        for position in np.ndindex(values[variable.name].shape[1:]):
+            drawn = values[variable.name][:, *position]
+            out[f"{variable.name} {position}"] = squash(drawn)
+            out[f"log {variable.name} {position}"] = squash(np.log(np.abs(drawn)))
+            size = np.log(np.mean(rest[:, position[0]] ** 2, axis=1))
+            out[f"{variable.name} {position} with scatter of data"] = squash(np.log(np.abs(drawn))) * squash(size)
+
     for j in range(p):
         out[f"share of trait {j}"] = total[g[:, j]]
         out[f"share of trait {j} is zero"] = (total[g[:, j]] == 0).astype(float)
@@ -245,7 +279,7 @@ def statistics(joint, values):
             out[f"standardised residual {j}"] = tau[:, j] * form / len(group.rows)
             out[f"residual form {j}"] = np.log(form)
             out[f"scatter of data {j}"] = np.log(np.mean(rest[:, j][:, group.rows] ** 2, axis=1))
-            if group.imputed[i].any():
+            if group.imputed[i].any() and not group.imputed[i].all():
                 cells = group.rows[group.imputed[i]]
                 drawn, seen = rest[:, j][:, cells], rest[:, j][:, np.setdiff1d(group.rows, cells)]
                 out[f"imputed scatter {j}"] = squash(np.mean(drawn**2, axis=1))
@@ -320,7 +354,7 @@ def joint_test(problem, *, chains, length, draws, seed, transition=sweep, redraw
         for _ in range(chains):
             state = joint.draw(rng)
             for _ in range(length):
-                transition(problem, state, pool)
+                transition(joint.problem, state, pool)
                 if redraw:
                     joint.redraw(state, rng)
                 chain.add(state)

@@ -55,12 +55,14 @@ def tiny_design(formula="~ 0 + (1 | g)", n=10, p=3, *, levels=None, rank=None, m
     return sg.design(formula, frame, Y=Y, relmat={"g": K} if "| g" in formula else None)
 
 
-def tiny_problem(formula="~ 0 + (1 | g)", n=10, p=3, k=2, grid=4, priors=None, factor_formula=None, **options):
+def tiny_problem(
+    formula="~ 0 + (1 | g)", n=10, p=3, k=2, grid=4, priors=None, factor_formula=None, link="identity", **options
+):
     """`build_problem` of `tiny_design`; `factor_formula` may name the same covariates."""
     frame = tiny_frame(n, p, options.get("levels"), options.get("seed", 0))[0]
     factor_design = None if factor_formula is None else sg.design(factor_formula, frame)
     design = tiny_design(formula, n, p, **options)
-    return build_problem(design, priors or Priors(), k, grid, factor_design=factor_design)
+    return build_problem(design, priors or Priors(), k, grid, link, factor_design)
 
 
 def uncollapsed(problem):

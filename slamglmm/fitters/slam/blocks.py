@@ -611,8 +611,43 @@ def draw_missing(problem: Problem, state: State, rng: np.random.Generator) -> No
         mean += state.random[members][:, group.rows]
         eta = state.y[members][:, group.rows]
         prec = state.tau[members] / problem.grid.residual_share[state.g[members]]
-        problem.link.draw(eta, group.imputed, mean, prec, rng)
+        traits, cells = np.nonzero(group.imputed)
+        eta[traits, cells] = mean[traits, cells] + rng.standard_normal(len(traits)) / np.sqrt(prec[traits])
         state.y[members][:, group.rows] = eta
+
+
+def draw_linked_traits(problem: Problem, state: State, pool: BlockPool) -> None:
+    """Draw the latent traits of every link given its data, U, F and the loadings, and its parameters; eq. LINK-1.
+
+    Links work in natural units: ``eta = center + scale y``.
+    """
+    assert state.random is not None
+    random, imputed = state.random, problem.groups[0].imputed
+    design = np.concatenate((problem.x, state.factors))
+    center, scale = problem.center[problem.order], problem.scale[problem.order]
+    for part, parameters, streams in zip(problem.links, state.links, state.streams.links, strict=True):
+        first = part.traits.start
+
+        def draw_block(i: int, part=part, parameters=parameters, streams=streams, first=first) -> None:  # type: ignore[no-untyped-def]
+            own = part.blocks[i]
+            block = slice(first + own.start, first + own.stop)
+            at, unit = center[block, None], scale[block, None]
+            mean = state.coef[block] @ design
+            mean += random[block]
+            mean *= unit
+            mean += at
+            eta = state.y[block] * unit
+            eta += at
+            prec = state.tau[block] / problem.grid.residual_share[state.g[block]] / scale[block] ** 2
+            part.likelihood.draw(eta, mean, prec, parameters, own, streams[i])
+            eta -= at
+            eta /= unit
+            np.copyto(state.y[block], eta, where=imputed[block])
+
+        pool.run(draw_block, range(len(part.blocks)))
+        if part.likelihood.has_shared:
+            eta = state.y[part.traits] * scale[part.traits, None] + center[part.traits, None]
+            part.likelihood.draw_shared(eta, parameters, streams[-1])
 
 
 def draw_effects(

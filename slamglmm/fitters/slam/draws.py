@@ -15,10 +15,11 @@ from .effect_variances import EffectVariances
 from .problem import Problem, TraitGroup
 from .state import State
 
-# Kept draw by draw, on the scale of the data, traits in the user's order. From "G_diag" on only when asked for.
+# Kept draw by draw, on the scale of the data, traits in the user's order; "links" are parameters of links. From "G_diag"
+# on only when asked for.
 DRAWN = (
     *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor"),
-    *("G_diag", "R_diag", "U", "G", "R"),
+    *("links", "G_diag", "R_diag", "U", "G", "R"),
 )
 # Posterior means and variances gathered as the chain goes.
 MOMENTS = ("U_mean", "U_var", "Eta_mean")
@@ -28,7 +29,18 @@ DTYPES = ("float64", "float32")
 BUFFER_BYTES = 32 * 2**20
 # Conditional means of successive iterations say nearly the same.
 MEANS_EVERY = 4
-DEFAULT_STORE = ("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "U_mean", "Eta_mean")
+DEFAULT_STORE = (
+    "h2",
+    "h2_factor",
+    "Lambda",
+    "residual_var",
+    "h2_residual",
+    "B",
+    "B_factor",
+    "links",
+    "U_mean",
+    "Eta_mean",
+)
 
 
 @dataclass
@@ -47,8 +59,8 @@ class Snapshot:
         self.residual_var = scale**2 / state.tau
 
     def _user_order(self, values: np.ndarray) -> np.ndarray:
-        if len(self.problem.groups) == 1:
-            return values  # one group keeps the user's order
+        if self.problem.in_order:
+            return values
         out = np.empty_like(values)
         out[..., self.problem.order] = values
         return out
@@ -192,6 +204,9 @@ class DrawBuffer:
                 self._put("G", covariances[:-1])
             if "R" in self._store:
                 self._put("R", covariances[-1])
+        if "links" in self._store:
+            for variable in problem.link_variables:
+                self._put(variable.name, state.links[variable.part][variable.key])
         if self._effects is not None:
             for component, effects in zip(problem.components, self._effects(problem, state), strict=True):
                 self._put(f"U_{component.label}", effects)
@@ -229,6 +244,8 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
     if not problem.n_factor_effects:
         del shapes["B_factor"]
     shapes = {name: shape for name, shape in shapes.items() if name in store}
+    if "links" in store:
+        shapes |= {v.name: tuple(len(labels) for _, labels in v.dims) for v in problem.link_variables}
     if "U" in store:
         shapes |= {f"U_{c.label}": (c.Z.shape[1], p) for c in problem.components}
     return shapes

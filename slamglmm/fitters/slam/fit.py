@@ -17,7 +17,7 @@ import xarray as xr
 from ... import __version__
 from ...design import Design
 from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning
-from ...links import Link
+from ...links import LinkChoice
 from ...priors import Priors
 from ...results import load
 from ...results.posterior import ComponentLabel, SlamResult
@@ -147,7 +147,7 @@ def fit_slam(
     priors: Priors,
     n_factors: int | None,
     factor_design: Design | None,
-    link: str | Link,
+    link: LinkChoice,
     h2_grid: int,
     draws: int,
     burn: int,
@@ -209,6 +209,7 @@ def fit_slam(
         grid=grid,
         components=components,
         chains=Chains(design, model, schedule, _without_draws(runs), problem),
+        traits=pd.Index(problem.traits, dtype=design.X.columns.dtype),
         factor_design=factor_design,
     )
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:

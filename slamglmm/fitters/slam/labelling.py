@@ -26,7 +26,7 @@ def posterior_dataset(
     """Label the draws and means of all chains; draws in a folder stay there until they are looked at."""
     n_kept = min(run.n_draws for run in runs)
     labels = [component.label for component in problem.components]
-    traits = list(design.traits)
+    traits = list(problem.traits)
     dims = {
         "h2": ("term", "trait"),
         "h2_factor": ("term", "factor"),
@@ -56,6 +56,9 @@ def posterior_dataset(
         x_factor = factor_design.X[names].set_axis(factor_design.rows).reindex(design.rows).to_numpy()
     if {"G", "R"} & set(store):
         coords["trait2"] = traits
+    for variable in problem.link_variables if "links" in store else ():
+        dims[variable.name] = tuple(dim for dim, _ in variable.dims)
+        coords |= {dim: list(of) for dim, of in variable.dims if dim != "trait"}
     data: dict[str, Any] = {}
     level_dims = {}
     for component in problem.components:

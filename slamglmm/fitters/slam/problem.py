@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from ...design import Design
@@ -14,7 +16,7 @@ from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortli
 from ...linalg.covariances import Covariances, build_covariances
 from ...linalg.rotation import Rotation, joint_eigenbasis
 from ...linalg.threads import BLOCK, blocks, single_threaded_blas
-from ...links import LINKS, Link
+from ...links import LINKS, Identity, Likelihood, LinkChoice, LinkedColumns, Measurements, assign_links
 from ...priors import (
     Covariates,
     PrecisionPrior,
@@ -97,6 +99,47 @@ class TraitGroup:
 
 
 @dataclass(frozen=True)
+class LinkedTraits:
+    """Latent traits of one link.
+
+    Attributes
+    ----------
+    link : LinkedColumns
+    likelihood : Likelihood
+    traits : slice
+        Positions in the problem's trait order.
+    blocks : tuple of slice
+        Latent traits of the likelihood that are drawn together, each block with its own random stream.
+    """
+
+    link: LinkedColumns
+    likelihood: Likelihood
+    traits: slice
+    blocks: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class LinkVariable:
+    """A parameter of a link as users see it: a variable of the posterior.
+
+    Attributes
+    ----------
+    name : str
+    part : int
+        Position of its link in `Problem.links`.
+    key : str
+        Its name inside the link.
+    dims : tuple of (str, tuple of str)
+        Dimensions and their labels.
+    """
+
+    name: str
+    part: int
+    key: str
+    dims: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Problem:
     """Everything the sampler needs and never changes; traits in the order of the groups.
 
@@ -110,8 +153,10 @@ class Problem:
         Columns of the factors' own fixed effects, likewise.
     covariates : Covariates
         Which columns share the variance of their effects.
+    traits : tuple of str
+        Names of the latent traits, in the user's order.
     order : ndarray of int, shape (p,)
-        Trait of the design at each position.
+        Trait of the user at each position.
     center, scale : ndarray, shape (p,)
         ``response = center + scale * y``.
     center_coef : ndarray, shape (b,)
@@ -128,6 +173,8 @@ class Problem:
         Of all active rows.
     row_pattern : ndarray of int, shape (n,)
         Which groups keep a row, as a row of `pattern_groups` (bool, patterns × groups).
+    links : tuple of LinkedTraits
+        Empty when the data are the latent traits (identity), which needs no step of its own but for missing cells.
     notes : tuple of str
         One line for each choice made on the user's behalf.
     """
@@ -136,6 +183,7 @@ class Problem:
     x: np.ndarray
     x_factor: np.ndarray
     covariates: Covariates
+    traits: tuple[str, ...]
     order: np.ndarray
     center: np.ndarray
     scale: np.ndarray
@@ -154,7 +202,7 @@ class Problem:
     pattern_groups: np.ndarray
     n_factors: int
     priors: Priors
-    link: Link
+    links: tuple[LinkedTraits, ...]
     row_blocks: tuple[slice, ...]
     notes: tuple[str, ...] = field(default=())
 
@@ -183,6 +231,25 @@ class Problem:
         """Whether any cell has to be drawn."""
         return any(group.imputed.any() for group in self.groups)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether the traits are in the user's order."""
+        return bool(np.all(np.diff(self.order) > 0))
+
+    @cached_property
+    def link_variables(self) -> tuple[LinkVariable, ...]:
+        """Parameters of the links, by names that do not collide."""
+        found = [(i, key, dims) for i, part in enumerate(self.links) for key, dims in part.likelihood.labels().items()]
+        keys = [key for _, key, _ in found]
+        variables = []
+        for i, key, dims in found:
+            name = key if keys.count(key) == 1 else f"{key}_{i + 1}"
+            own = tuple(
+                (f"trait_{name}" if dim == "trait" and labels != self.traits else dim, labels) for dim, labels in dims
+            )
+            variables.append(LinkVariable(name, i, key, own))
+        return tuple(variables)
+
 
 def default_n_factors(n: int, p: int) -> int:
     """``min(n - 1, p, 15 + p // 50)``, at most 100."""
@@ -194,7 +261,7 @@ def build_problem(
     priors: Priors,
     n_factors: int | None,
     h2_grid: int,
-    link: str | Link = "identity",
+    link: LinkChoice = "identity",
     factor_design: Design | None = None,
 ) -> Problem:
     """Check a design and lay it out for the sampler.
@@ -202,29 +269,22 @@ def build_problem(
     Raises
     ------
     DataError
-        No responses, a constant trait, collinear fixed effects, a group with one level, a random term that cannot be
-        told from the residual.
+        No responses or responses that a link refuses, a constant trait, collinear fixed effects, a group with one
+        level, a random term that cannot be told from the residual.
     OptionError
         ``n_factors``, ``h2_grid`` or ``link`` out of range.
     """
-    if design.Y is None:
-        raise DataError("slam() needs responses: write them left of '~' or pass Y= (rows of the frame × traits).")
     if not isinstance(h2_grid, int | np.integer) or h2_grid < 2:
         raise OptionError(f"h2_grid={h2_grid!r}: expected an integer of at least 2, the number of steps from 0 to 1.")
-    link = _resolve_link(link)
-    responses = design.Y.to_numpy(dtype=float)
-    if design.offset is not None:
-        responses = responses - design.offset[:, None]
-    observed_all = ~np.isnan(responses)
-    active = np.flatnonzero(observed_all.any(axis=1))
-    notes = []
-    if len(active) < len(responses):
-        silent = design.X.index[~observed_all.any(axis=1)]
-        notes.append(f"{len(silent)} row(s) have no observed trait and are predicted only: {shortlist(silent)}")
-    Y = np.ascontiguousarray(responses[active].T)
-    observed = ~np.isnan(Y)
+    notes: list[str] = []
+    latent = _lay_out_traits(design, link)
+    if latent.silent:
+        notes.append(
+            f"{len(latent.silent)} row(s) have no observed trait and are predicted only: {shortlist(latent.silent)}"
+        )
+    active, observed = latent.active, latent.known
     x = np.ascontiguousarray(design.X.to_numpy(dtype=float)[active].T)
-    p, n = Y.shape
+    p, n = latent.start.shape
     k = default_n_factors(n, p) if n_factors is None else n_factors
     if not isinstance(k, int | np.integer) or not 0 <= k <= min(n, p):
         raise OptionError(
@@ -236,13 +296,16 @@ def build_problem(
     flat = covariates.flat
     _check_collinear(x[flat], [name for name, yes in zip(columns, flat, strict=True) if yes])
     components = _components(design, active)
-    center, scale, center_coef = _scaling(Y, x, flat, list(design.traits))
-    Y = (Y - center[:, None]) / scale[:, None]
+    center, scale, center_coef = latent.center, latent.scale, _constant_coefficients(x, flat)
+    if center_coef is None:
+        # Without the constant among the fixed effects, centring would change the model.
+        center, center_coef = np.zeros(p), np.zeros(len(x))
+    Y = (latent.start - center[:, None]) / scale[:, None]
 
     with single_threaded_blas():
         kernels = [component.kernel() for component in components]
         _check_kernels(components, kernels)
-        complete = bool(observed.all())
+        complete = bool(observed.all()) and not latent.links
         joint = joint_eigenbasis(kernels) if kernels and complete else None
         collapsed = complete and (joint is not None or not kernels)
         include_one = collapsed and _stays_invertible(joint)
@@ -252,8 +315,8 @@ def build_problem(
             notes.append(f"h2 = 1 is not on the grid ({reason}); the last point is {grid.shares.max():.3g}")
         factor_cov = _covariances(kernels, grid, n, joint)
         patterns = (
-            [(np.ones(n, dtype=bool), np.arange(p))]
-            if complete
+            [(np.ones(n, dtype=bool), latent.order)]
+            if complete or latent.links
             else group_patterns(observed, max(1, len(grid.directions) if factor_cov.kind == "rays" else 1))
         )
         order = np.concatenate([traits for _, traits in patterns])
@@ -278,9 +341,9 @@ def build_problem(
                 )
             )
             start = members.stop
-        y = link.start(np.where(observed, Y, np.nan))[order]
+        y = Y[order]
         rotation = factor_cov.outer if complete else Rotation()
-        notes += _describe_groups(groups, factor_cov, design, order, len(components))
+        notes += _describe_groups(groups, factor_cov, list(design.X.columns), latent, order, len(components))
         membership = np.zeros((n, len(groups)), dtype=bool)
         for s, group in enumerate(groups):
             membership[group.rows, s] = True
@@ -299,6 +362,7 @@ def build_problem(
             x=rotation.forward(x),
             x_factor=rotation.forward(x_factor),
             covariates=covariates,
+            traits=latent.traits,
             order=order,
             center=center,
             scale=scale,
@@ -317,7 +381,7 @@ def build_problem(
             pattern_groups=pattern_groups,
             n_factors=int(k),
             priors=priors,
-            link=link,
+            links=latent.links,
             row_blocks=tuple(blocks(n, BLOCK)),
             notes=tuple(notes),
         )
@@ -370,12 +434,84 @@ def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray,
     return [(mask, np.array(sorted(traits))) for mask, traits in kept if traits]
 
 
-def _resolve_link(link: str | Link) -> Link:
-    if isinstance(link, str):
-        if link not in LINKS:
-            raise OptionError(f"link={link!r}: unknown link. Choose one of {', '.join(map(repr, LINKS))}.")
-        return LINKS[link]()
-    return link
+@dataclass(frozen=True)
+class LatentTraits:
+    """What the links make of the data, on the rows that say anything; traits in the user's order.
+
+    Attributes
+    ----------
+    traits : tuple of str
+    order : ndarray of int, shape (p,)
+        User's position of each trait in the order of the links.
+    start, known : ndarray, shape (p, n)
+    center, scale : ndarray, shape (p,)
+    active : ndarray of int
+        Rows of the design.
+    silent : list
+        Labels of the other rows.
+    links : tuple of LinkedTraits
+        Empty when all are the identity.
+    """
+
+    traits: tuple[str, ...]
+    order: np.ndarray
+    start: np.ndarray
+    known: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+    active: np.ndarray
+    silent: list[str]
+    links: tuple[LinkedTraits, ...]
+
+
+def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
+    """Give each link its columns, and put together what comes back."""
+    parts = assign_links(choice, [str(name) for name in design.traits], LINKS)
+    if design.Y is None and not any(part.link.brings_data for part in parts):
+        raise DataError("slam() needs responses: write them left of '~' or pass Y= (rows of the frame × traits).")
+    values = pd.DataFrame(index=design.X.index) if design.Y is None else design.Y
+    offset = np.zeros(design.n) if design.offset is None else design.offset
+    measured = []
+    for part in parts:
+        columns = [i for i, name in enumerate(values.columns) if str(name) in set(part.columns)]
+        measured.append(Measurements(values.iloc[:, columns], offset, design.rows, design.n + design.n_dropped))
+    likelihoods = [part.link.prepare(of) for part, of in zip(parts, measured, strict=True)]
+    says = np.concatenate([likelihood.informative for likelihood in likelihoods]).any(axis=0)
+    active = np.flatnonzero(says)
+    if not says.all():
+        # Centres and scales are those of the rows that count.
+        likelihoods = [part.link.prepare(of.take(active)) for part, of in zip(parts, measured, strict=True)]
+    names = [name for likelihood in likelihoods for name in likelihood.traits]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"link: two latent traits are called {shortlist(twice)}. Rename their columns.")
+    wanted = [str(name) for name in values.columns]
+    traits = wanted if sorted(wanted) == sorted(names) else names
+    order = np.array([traits.index(name) for name in names], dtype=np.intp)
+    linked, first = [], 0
+    for part, likelihood in zip(parts, likelihoods, strict=True):
+        size = len(likelihood.traits)
+        of_part = tuple(blocks(size, BLOCK)) if likelihood.separable else (slice(0, size),)
+        linked.append(LinkedTraits(part, likelihood, slice(first, first + size), of_part))
+        first += size
+    if all(isinstance(part.link, Identity) for part in parts):
+        linked = []
+
+    def gather(name: str) -> np.ndarray:
+        values = np.concatenate([getattr(likelihood, name) for likelihood in likelihoods])
+        return values[np.argsort(order)]
+
+    return LatentTraits(
+        tuple(traits),
+        order,
+        gather("start"),
+        gather("known"),
+        gather("center"),
+        gather("scale"),
+        active,
+        [str(label) for label in design.X.index[~says]],
+        tuple(linked),
+    )
 
 
 def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:
@@ -500,32 +636,25 @@ def _factor_columns(
     return np.ascontiguousarray(factor_design.X[names].to_numpy(dtype=float)[position].T), names
 
 
-def _scaling(
-    Y: np.ndarray, x: np.ndarray, flat: np.ndarray, names: list[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre and scale of each trait over its observed cells, and how the centre goes back into B."""
-    few = np.sum(~np.isnan(Y), axis=1) < 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=RuntimeWarning)
-        center, scale = np.nanmean(Y, axis=1), np.nanstd(Y, axis=1, ddof=1)
-    constant = few | ~(scale > 1e-12 * np.maximum(np.abs(center), np.finfo(float).tiny))
-    if constant.any():
-        raise DataError(
-            f"trait(s) {shortlist(np.array(names)[constant])} are constant over their observed rows. Leave them out."
-        )
+def _constant_coefficients(x: np.ndarray, flat: np.ndarray) -> np.ndarray | None:
+    """Coefficients of flat fixed effects that add up to the constant, or None when none do."""
     one = np.ones(x.shape[1])
     coef = np.zeros(len(x))
     if flat.any():
         coef[flat] = np.linalg.lstsq(x[flat].T, one, rcond=None)[0]
     if len(x) == 0 or np.abs(coef @ x - one).max() > 1e-8:
-        # Without the constant among the fixed effects, centring would change the model.
-        return np.zeros(len(Y)), scale, np.zeros(len(x))
+        return None
     coef[np.abs(coef) < 1e-10] = 0.0
-    return center, scale, coef
+    return coef
 
 
 def _describe_groups(
-    groups: Sequence[TraitGroup], cov: Covariances, design: Design, order: np.ndarray, n_effects: int
+    groups: Sequence[TraitGroup],
+    cov: Covariances,
+    columns: list[str],
+    latent: LatentTraits,
+    order: np.ndarray,
+    n_effects: int,
 ) -> list[str]:
     lines = []
     if n_effects > 1:
@@ -536,13 +665,15 @@ def _describe_groups(
         lines.append(f"{n_effects} variance shares; {how}")
     n_imputed = sum(int(group.imputed.sum()) for group in groups)
     n_rows = max(len(group.rows) for group in groups)
-    if len(groups) > 1 or n_imputed or n_rows < cov.n:
+    if latent.links:
+        kinds = ", ".join(f"{type(part.link.link).__name__} ({len(part.likelihood.traits)})" for part in latent.links)
+        lines.append(f"links: {kinds}; {n_imputed} cell(s) of the latent traits are drawn in each iteration")
+    elif len(groups) > 1 or n_imputed or n_rows < cov.n:
         memory = sum(group.cov.nbytes for group in groups) / 2**20
         lines.append(
             f"missing cells: {len(groups)} group(s) of traits with common rows ({memory:.0f} MiB); "
             f"{n_imputed} cell(s) inside them are drawn, the others are integrated out"
         )
-    columns = list(design.X.columns)
     aliased = [
         (j, c)
         for group in groups
@@ -553,7 +684,7 @@ def _describe_groups(
         j, c = aliased[0]
         lines.append(
             f"{len(aliased)} fixed effect(s) cannot be estimated from a trait's own rows and are held at zero "
-            f"(first: '{columns[c]}' on '{design.traits[order[j]]}')"
+            f"(first: '{columns[c]}' on '{latent.traits[order[j]]}')"
         )
         warnings.warn(lines[-1], SlamWarning, stacklevel=3)
     return lines

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.linalg
 
 from ...linalg.threads import single_threaded_blas
+from ...links import Parameters
 from ...priors import EffectScales, LoadingScales
 from .problem import Problem
 
 
 @dataclass
 class Streams:
-    """Random streams: one for each fixed block of traits and of rows, so that threads cannot change a draw."""
+    """Random streams, one for each fixed block of traits, rows or linked traits: threads cannot change a draw."""
 
     common: np.random.Generator
     traits: list[np.random.Generator]
     rows: list[np.random.Generator]
+    links: list[list[np.random.Generator]]
 
     @classmethod
-    def spawn(cls, seed: np.random.SeedSequence, n_trait_blocks: int, n_row_blocks: int) -> Streams:
-        """Independent streams from one seed."""
-        generators = [np.random.default_rng(s) for s in seed.spawn(1 + n_trait_blocks + n_row_blocks)]
-        return cls(generators[0], generators[1 : 1 + n_trait_blocks], generators[1 + n_trait_blocks :])
+    def spawn(cls, seed: np.random.SeedSequence, problem: Problem) -> Streams:
+        """Independent streams from one seed: those of links have one for each block, and one more."""
+        n_traits, n_rows = sum(len(group.blocks) for group in problem.groups), len(problem.row_blocks)
+        sizes = [1 + len(part.blocks) for part in problem.links]
+        generators = [np.random.default_rng(s) for s in seed.spawn(1 + n_traits + n_rows + sum(sizes))]
+        ends = 1 + n_traits + n_rows + np.cumsum([0, *sizes])
+        return cls(
+            generators[0],
+            generators[1 : 1 + n_traits],
+            generators[1 + n_traits : 1 + n_traits + n_rows],
+            [generators[ends[i] : ends[i + 1]] for i in range(len(sizes))],
+        )
 
 
 @dataclass
@@ -57,6 +67,8 @@ class State:
     random : ndarray, shape (p, n), or None
         ``Z U_R`` when U is part of the chain.
     streams : Streams
+    links : list of dict
+        Parameters of each link.
     iteration : int
     """
 
@@ -73,6 +85,7 @@ class State:
     weighted: np.ndarray
     random: np.ndarray | None
     streams: Streams
+    links: list[Parameters] = field(default_factory=list)
     iteration: int = 0
 
     def factor_mean(self, problem: Problem) -> np.ndarray:
@@ -97,6 +110,7 @@ class State:
             "coef_factor",
             "effect_scales",
             "streams",
+            "links",
         ):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
         twin.y = self.y.copy() if problem.impute else problem.y
@@ -119,7 +133,7 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
     Noise on the factors and the random shares give each chain its own start.
     """
     p, n, b, k = problem.p, problem.n, problem.b, problem.n_factors
-    streams = Streams.spawn(seed, sum(len(group.blocks) for group in problem.groups), len(problem.row_blocks))
+    streams = Streams.spawn(seed, problem)
     rng = streams.common
     y = problem.y.copy() if problem.impute else problem.y
     with single_threaded_blas():
@@ -154,4 +168,5 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         weighted=np.zeros((p, n)),
         random=None if problem.collapsed else np.zeros((p, n)),
         streams=streams,
+        links=[part.likelihood.start_parameters() for part in problem.links],
     )

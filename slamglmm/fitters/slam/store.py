@@ -139,8 +139,8 @@ class ChainStore:
 def fingerprint(design: Design, options: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal for a run to go on: the data (hashed) and every option that moves a bit."""
     data = hashlib.sha256()
-    assert design.Y is not None
-    for array in (design.Y.to_numpy(), design.X.to_numpy(), *(term.codes for term in design.terms)):
+    responses = () if design.Y is None else (design.Y.to_numpy(),)
+    for array in (*responses, design.X.to_numpy(), *(term.codes for term in design.terms)):
         data.update(np.ascontiguousarray(array).tobytes())
     for term in design.terms:
         if term.K is not None:
@@ -161,6 +161,12 @@ def _describe(value: Any) -> Any:
         return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
     if is_dataclass(value):
         return {"class": type(value).__name__, **{f.name: _describe(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, Mapping):
+        return {str(name): _describe(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_describe(item) for item in value]
+    if hasattr(value, "to_numpy"):
+        return [[str(name) for name in getattr(value, "columns", ())], _describe(value.to_numpy())]
     if callable(value):
         return f"{value.__module__}.{value.__qualname__}"
     return repr(value)

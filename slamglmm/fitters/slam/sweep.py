@@ -56,6 +56,8 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         draw.swap_neighbours(problem, state, q, rng)
         problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, rng)
     draw.draw_effect_scales(problem, state, rng)
-    if problem.impute:
+    if problem.links:
+        draw.draw_linked_traits(problem, state, pool)
+    elif problem.impute:
         draw.draw_missing(problem, state, rng)
     state.iteration += 1

@@ -1,0 +1,80 @@
+"""Several links in one model: which columns belong to which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..errors import OptionError, shortlist
+from .base import Link
+
+# What users may write: a name or a link for all columns; {name: columns}; [(name or link, columns), ...].
+Columns: TypeAlias = str | Sequence[str]
+LinkChoice: TypeAlias = str | Link | Mapping[str, Columns] | Sequence[tuple[str | Link, Columns]]
+
+
+@dataclass(frozen=True)
+class LinkedColumns:
+    """A link and its data columns (none for a link that brings its own data)."""
+
+    link: Link
+    columns: tuple[str, ...]
+
+
+def assign_links(choice: LinkChoice, columns: Sequence[str], known: Mapping[str, Any]) -> tuple[LinkedColumns, ...]:
+    """Give every data column its link.
+
+    Parameters
+    ----------
+    choice : str, Link, dict or list
+        As in ``slam(link=)``.
+    columns : sequence of str
+        All data columns.
+    known : mapping
+        Name -> class of a link.
+
+    Raises
+    ------
+    OptionError
+        An unknown link, or columns that are unknown, twice, or left over.
+    """
+    if isinstance(choice, str | Link):
+        return (LinkedColumns(_one(choice, known), tuple(columns)),)
+    pairs = list(choice.items()) if isinstance(choice, Mapping) else choice
+    if not isinstance(pairs, Sequence) or not pairs or any(not _is_pair(pair) for pair in pairs):
+        raise OptionError(
+            f"link={choice!r}: expected a name, a link, a dict {{name: columns}} or a list of (link, columns)."
+        )
+    parts = []
+    for link, of in pairs:
+        names = tuple([of] if isinstance(of, str) else of)
+        unknown = [name for name in names if name not in columns]
+        if unknown:
+            raise OptionError(f"link: no trait {shortlist(unknown)}. The traits are {shortlist(columns)}.")
+        parts.append(LinkedColumns(_one(link, known), names))
+    named = [name for part in parts for name in part.columns]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise OptionError(f"link: {shortlist(twice)} have two links. Give each trait one.")
+    left = [name for name in columns if name not in set(named)]
+    if left:
+        raise OptionError(f"link: {shortlist(left)} have no link. Add them, for example under 'gaussian'.")
+    return tuple(parts)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2
+
+
+def _one(link: str | Link, known: Mapping[str, Any]) -> Link:
+    if isinstance(link, Link):
+        return link
+    if link not in known:
+        raise OptionError(f"link={link!r}: unknown link. Choose one of {', '.join(map(repr, known))}.")
+    try:
+        return known[link]()
+    except TypeError as error:
+        raise OptionError(
+            f"link={link!r} needs options ({error}): pass slamglmm.links.{known[link].__name__}(...)."
+        ) from error

@@ -1,0 +1,103 @@
+"""Fits with links: what was simulated comes back, and runs go on to the bit."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import slamglmm as sg
+from slamglmm.links import GaussianWeights
+
+SHORT = {"n_factors": 2, "draws": 12, "burn": 10, "chains": 1, "seed": 5, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return sg.simulate.slam(families=60, per_family=5, n_traits=8, n_factors=2, resid_var=0.4, seed=3)
+
+
+def noisy(truth, seed=1):
+    """Each cell with its own precision, some of them missing or exact."""
+    rng = np.random.default_rng(seed)
+    weights = rng.gamma(1.0, 2.0, truth.Y.shape)
+    weights[rng.random(weights.shape) < 0.02] = np.inf
+    weights[rng.random(weights.shape) < 0.1] = 0.0
+    with np.errstate(divide="ignore"):
+        sd = np.where(weights > 0, 1 / np.sqrt(weights), np.nan)
+    return truth.Y + sd * rng.standard_normal(weights.shape), weights
+
+
+def fit(truth, Y, link, formula=None, **options):
+    return sg.slam(formula or truth.formula, truth.frame, Y=Y, relmat=truth.relmat, link=link, **(SHORT | options))
+
+
+def off_diagonal(matrix):
+    return np.asarray(matrix)[np.triu_indices(len(matrix), 1)]
+
+
+def test_weighted_data_recover_the_truth(truth):
+    """Known precisions take the noise of the data out of R; without them it stays in."""
+    Y, weights = noisy(truth)
+    result = fit(truth, Y, GaussianWeights(weights), n_factors=4, draws=300, burn=300)
+    R = result.R()
+    assert np.corrcoef(off_diagonal(result.G()), off_diagonal(truth.truth["G"]["animal"]))[0, 1] > 0.9
+    assert np.corrcoef(off_diagonal(R), off_diagonal(truth.truth["R"]))[0, 1] > 0.9
+    np.testing.assert_allclose(np.trace(R), np.trace(truth.truth["R"]), rtol=0.25)
+    seen = ~np.isnan(Y.to_numpy())
+    error = (result.fitted() - truth.Y).to_numpy()
+    noise = np.nanmean((Y - truth.Y).to_numpy() ** 2)
+    assert np.mean(error[seen] ** 2) < 0.5 * noise
+    assert np.corrcoef(result.fitted().to_numpy()[~seen], truth.Y.to_numpy()[~seen])[0, 1] > 0.5
+
+
+def same(first, second):
+    assert set(first.posterior) == set(second.posterior)
+    for name in first.posterior:
+        np.testing.assert_array_equal(first.posterior[name], second.posterior[name], err_msg=name)
+
+
+def link_of(kind, weights):
+    genes = [f"trait{j}" for j in range(1, 5)]
+    part = pd.DataFrame(weights[:, :4], columns=genes)
+    return {
+        "gaussian_weights": GaussianWeights(weights),
+        "combined": [(GaussianWeights(part), genes), ("gaussian", [f"trait{j}" for j in range(5, 9)])],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["gaussian_weights", "combined"])
+def test_one_run_extended_saved_and_threaded(truth, tmp_path, kind):
+    Y, weights = noisy(truth)
+    link = link_of(kind, weights)
+    whole = fit(truth, Y, link)
+    part = fit(truth, Y, link, draws=5, n_threads=2)
+    part.save(tmp_path / "part")
+    same(whole, sg.load(tmp_path / "part").extend(7))
+    same(whole, fit(truth, Y, link, out=tmp_path / "run"))
+    # A finished run comes back; other weights are another run.
+    same(whole, fit(truth, Y, link, out=tmp_path / "run"))
+    with pytest.raises(sg.errors.OptionError, match="differs in link"):
+        fit(truth, Y, link_of(kind, 2 * weights), out=tmp_path / "run")
+
+
+def test_links_that_cannot_be(truth):
+    def refused(link, message):
+        with pytest.raises(sg.errors.OptionError, match=message):
+            fit(truth, truth.Y, link)
+
+    names = list(truth.Y.columns)
+    refused("poison", "unknown link. Choose one of 'identity'")
+    refused("gaussian_weights", r"needs options .* pass slamglmm.links.GaussianWeights\(...\)")
+    refused({"gaussian": names[:-1]}, "'trait8' have no link")
+    refused({"gaussian": names, "identity": names[2]}, "'trait3' have two links")
+    refused({"gaussian": [*names, "trait9"]}, "no trait 'trait9'")
+    refused(7, "expected a name, a link, a dict")
+
+
+def test_a_row_without_data_is_predicted(truth):
+    Y, weights = noisy(truth)
+    weights[3] = 0.0
+    result = fit(truth, Y, GaussianWeights(weights))
+    assert any("1 row(s) have no observed trait" in note for note in result.notes)
+    expected = result.predict(truth.frame.iloc[[3]])
+    np.testing.assert_allclose(result.fitted().iloc[3], expected.iloc[0], rtol=1.0)
+    assert np.all(np.isfinite(result.fitted().to_numpy()))
