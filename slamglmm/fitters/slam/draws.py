@@ -15,8 +15,8 @@ from .effect_variances import EffectVariances
 from .problem import Problem, TraitGroup
 from .state import State
 
-# Kept draw by draw, on the scale of the data, traits in the user's order; "links" are parameters of links. From "G_diag"
-# on only when asked for.
+# Kept draw by draw, on the scale of the data, traits in the user's order; "links" are parameters of links. From
+# "G_diag" on only when asked for.
 DRAWN = (
     *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor"),
     *("links", "G_diag", "R_diag", "U", "G", "R"),
