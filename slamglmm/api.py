@@ -13,7 +13,7 @@ from .links import LinkChoice
 from .priors import Priors
 from .results.posterior import SlamResult
 from .results.varcomp import HeResult, NetgsaResult
-from .results.variational import MrMashResult, SparseLmmResult
+from .results.variational import MrMashResult, SparseLmmFits, SparseLmmResult
 
 
 def slam(
@@ -400,7 +400,8 @@ def sparse_lmm(
     max_iter: int = 1000,
     seed: int | None = None,
     n_threads: int | None = None,
-) -> SparseLmmResult:
+    n_jobs: int = 1,
+) -> SparseLmmResult | SparseLmmFits:
     """Find the few of many markers that have an effect: spike-and-slab regression by variational Bayes.
 
     ``y = Z w + G beta + u + e`` with covariates Z from the formula (flat prior), effects of markers that are zero with
@@ -416,8 +417,9 @@ def sparse_lmm(
     data : DataFrame
         pandas, polars or anything narwhals reads. Rows with a missing covariate are dropped; rows with a missing
         response are predicted.
-    Y : DataFrame or array, n × 1, optional
-        The response, instead of the left side of the formula.
+    Y : DataFrame or array, n × p, optional
+        The response, instead of the left side of the formula. Several, here or on the left side
+        (``"y1 + y2 ~ 1"``), are fitted one by one; see `mr_mash` for all at once.
     markers : DataFrame, array, scipy sparse matrix, path of a PLINK .bed, or memory map
         n × m dosages. Rows are matched by index when both have one (a .bed has the ids of its .fam), else by position.
         int8 (missing: -128 or -127) stays int8. Missing genotypes count as the mean of their marker.
@@ -453,10 +455,13 @@ def sparse_lmm(
         For the interval of `SparseLmmResult.pve`; the fit itself draws nothing.
     n_threads : int, optional
         Starts run side by side; the numbers do not depend on it.
+    n_jobs : int
+        Responses fitted at the same time (threads of joblib, which share the markers).
 
     Returns
     -------
-    SparseLmmResult
+    SparseLmmResult, or SparseLmmFits when there are several responses
+        The latter maps each response to its result: ``fits["height"].pip``.
 
     Raises
     ------
@@ -496,6 +501,7 @@ def sparse_lmm(
         max_iter=max_iter,
         seed=seed,
         n_threads=n_threads,
+        n_jobs=n_jobs,
     )
 
 

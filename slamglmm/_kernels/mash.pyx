@@ -19,6 +19,7 @@ def sweep_mash(
     const double[:, ::1] projections,
     const double[::1] scale,
     const double[::1] gram,
+    const double[::1] weights,
     const double[:, ::1] vectors,
     const double[:, ::1] vectors_t,
     const double[::1] values,
@@ -47,12 +48,13 @@ def sweep_mash(
     ``g = grid D_i / (1 + gram grid D_i)`` and ``logdet[t]`` half the sum of ``log(1 + gram grid D_i)``: both are
     computed when `gram` differs from the marker before. `cross` receives ``c = R'x + gram r``, `weight_sum` the sums of
     the responsibilities, and ``moments[first_moment[k]:]`` the v_k x v_k sums of gram times second moments in the
-    coordinates of `vectors`. `work` is 3 x (v + p), `responsibility` as long as `grid`.
+    coordinates of `vectors`. `weights` is zero for rows that are not in the data and one for others, or empty. `work` is 3 x (v + p), `responsibility` as long as `grid`.
     """
     cdef Py_ssize_t i, e, k, a, b, j, t, lo, hi, size, offset, moment
     cdef Py_ssize_t n_cov = projections.shape[1], p = residual.shape[0], n_values = values.shape[0]
     cdef Py_ssize_t n_mix = grid.shape[0], n_cov_matrices = first_value.shape[0] - 1
     cdef double d, last = -1.0, total, top, x, r, evidence = 0.0, delta
+    cdef const double* w = &weights[0] if weights.shape[0] else NULL
     cdef double* z = &work[0, 0]
     cdef double* zz = &work[1, 0]
     cdef double* h = &work[2, 0]
@@ -145,7 +147,7 @@ def sweep_mash(
                 coef[i, j] = r
                 evidence += r * (0.5 * d * r - c[j])
                 if delta != 0.0:
-                    column_axpy(&columns.view, i, -delta, NULL, &residual[j, 0])
+                    column_axpy(&columns.view, i, -delta, w, &residual[j, 0])
                     for a in range(n_cov):
                         carried[j, a] += delta * projections[i, a]
     return evidence

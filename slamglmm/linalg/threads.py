@@ -42,6 +42,12 @@ class BlockPool:
             return [function(task) for task in tasks]
         return list(self._executor.map(function, tasks))
 
+    def __enter__(self) -> BlockPool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Stop the threads."""
         if self._executor is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .base import Result
     from .posterior import SlamResult
     from .varcomp import HeResult, NetgsaResult
-    from .variational import MrMashResult, SparseLmmResult, VariationalResult
+    from .variational import MrMashResult, SparseLmmFits, SparseLmmResult, VariationalResult
 
 # Rows of a printed table; the frame has all of them.
 PRINTED_ROWS = 30
@@ -223,6 +223,40 @@ def sparse_lmm_summary(fit: SparseLmmResult, prob: float) -> Summary:
         facts.append(("random effect", f"{fit.design.terms[0].label}, share {fit.share:.3f} of the rest"))
     tables = (("Markers with the highest inclusion probability", table), ("Covariates", fit.fixef()))
     return Summary("Sparse linear mixed model", tuple(facts), tables, fit.notes)
+
+
+def sparse_lmm_fits_summary(fits: SparseLmmFits, prob: float) -> Summary:
+    """Summary of sparse linear mixed models of several responses.
+
+    Parameters
+    ----------
+    fits : SparseLmmFits
+    prob : float
+        Mass of the interval of the share of variance explained.
+    """
+    rows = {
+        trait: {
+            "markers with PIP > 0.5": int((fit.pip > 0.5).sum()),
+            "sum of PIP": fit.pip.sum(),
+            "explained": explained["mean"],
+            "lower": explained["lower"],
+            "upper": explained["upper"],
+            "residual variance": fit.residual_var,
+            "pi": fit.pi,
+            "sweeps": len(fit.elbo),
+        }
+        for (trait, fit), (_, explained) in zip(fits.items(), fits.pve(prob).iterrows(), strict=True)
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.name = "response"
+    facts = (
+        *_design_facts(fits),
+        ("responses", str(len(fits))),
+        ("markers", str(len(fits.pip))),
+        ("explained", f"share of the variance after covariates, with the limits of {prob:.0%}"),
+        ("seconds", f"{fits.seconds:.2f}"),
+    )
+    return Summary("Sparse linear mixed models, response by response", facts, (("Responses", table),), fits.notes)
 
 
 def mr_mash_summary(fit: MrMashResult) -> Summary:

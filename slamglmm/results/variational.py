@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from .._kernels.columns import add_columns
 from ..errors import DataError, OptionError, shortlist
 from ..genotypes import Markers, read_markers
 from .base import Result
-from .show import Summary, mr_mash_summary, sparse_lmm_summary
+from .show import Summary, mr_mash_summary, sparse_lmm_fits_summary, sparse_lmm_summary
 
 if TYPE_CHECKING:
     from ..plots import VariationalPlots
@@ -106,12 +107,20 @@ class VariationalResult(Result):
         return out.T
 
     def _write(self, folder: Path) -> None:
-        content = {f.name: getattr(self, f.name) for f in fields(self)}
-        (folder / "fit.pickle").write_bytes(pickle.dumps(content))
+        _write_fields(self, folder)
 
     @classmethod
     def _read(cls, folder: Path) -> VariationalResult:
-        return cls(**pickle.loads((folder / "fit.pickle").read_bytes()))
+        return cls(**_read_fields(folder))
+
+
+def _write_fields(result: Result, folder: Path) -> None:
+    content = {f.name: getattr(result, f.name) for f in fields(result)}
+    (folder / "fit.pickle").write_bytes(pickle.dumps(content))
+
+
+def _read_fields(folder: Path) -> dict[str, Any]:
+    return pickle.loads((folder / "fit.pickle").read_bytes())
 
 
 def _same_markers(markers: Any, names: pd.Index, means: np.ndarray) -> Markers:
@@ -333,6 +342,135 @@ class SparseLmmResult(VariationalResult):
             Mass of the interval of the share of variance explained.
         """
         return sparse_lmm_summary(self, prob)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseLmmFits(Result, Mapping[str, SparseLmmResult]):
+    """Fits of several responses, one by one; what `sparse_lmm` returns when there are several.
+
+    A mapping: ``fits["height"]`` is that response's `SparseLmmResult`. Everything a single result answers about all
+    markers or rows is answered here for all responses, side by side.
+
+    Attributes
+    ----------
+    fits : dict of response -> SparseLmmResult
+    """
+
+    fits: Mapping[str, SparseLmmResult]
+
+    def __getitem__(self, trait: str) -> SparseLmmResult:
+        if trait not in self.fits:
+            raise OptionError(f"there is no response {trait!r}; there are {shortlist(self.fits)}.")
+        return self.fits[trait]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fits)
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+    def __contains__(self, trait: object) -> bool:
+        return trait in self.fits
+
+    def _by_marker(self, name: str) -> pd.DataFrame:
+        return pd.DataFrame({trait: getattr(fit, name) for trait, fit in self.fits.items()})
+
+    @property
+    def pip(self) -> pd.DataFrame:
+        """Posterior inclusion probabilities, marker × response."""
+        return self._by_marker("pip")
+
+    @property
+    def coef(self) -> pd.DataFrame:
+        """Posterior means of the effects of one unit of dosage, marker × response."""
+        return self._by_marker("coef")
+
+    @property
+    def coef_sd(self) -> pd.DataFrame:
+        """Posterior standard deviations, marker × response."""
+        return self._by_marker("coef_sd")
+
+    @property
+    def converged(self) -> bool:
+        """Whether all responses have converged."""
+        return all(fit.converged for fit in self.fits.values())
+
+    def fixef(self) -> pd.DataFrame:
+        """Effects of the covariates: index (fixef, trait), columns mean and sd."""
+        table = pd.concat([fit.fixef() for fit in self.fits.values()])
+        order = pd.MultiIndex.from_product([self.design.X.columns, list(self.fits)], names=table.index.names)
+        return table.reindex(order)
+
+    def ranef(self, label: str | None = None) -> pd.DataFrame:
+        """Random effects (BLUP given the markers' effects), level × response.
+
+        Parameters
+        ----------
+        label : str, optional
+            May be left out, as there is at most one.
+        """
+        return pd.concat([fit.ranef(label) for fit in self.fits.values()], axis=1)
+
+    def varcorr(self) -> pd.DataFrame:
+        """Variances: index (term, trait), columns variance and share."""
+        table = pd.concat({trait: fit.varcorr() for trait, fit in self.fits.items()}, names=["trait", "term"])
+        return table.swaplevel().sort_index(level="term", sort_remaining=False, kind="stable")
+
+    def pve(self, interval: float = 0.95, draws: int = 500, seed: int | None = None) -> pd.DataFrame:
+        """Proportion of variance explained by the markers, after the covariates.
+
+        Parameters
+        ----------
+        interval : float
+            Mass of the equal-tailed interval.
+        draws : int
+        seed : int, optional
+
+        Returns
+        -------
+        DataFrame
+            Response × (mean, lower, upper).
+        """
+        return pd.DataFrame({trait: fit.pve(interval, draws, seed) for trait, fit in self.fits.items()}).T
+
+    def fitted(self) -> pd.DataFrame:
+        """Fitted values, row × response."""
+        return pd.concat([fit.fitted() for fit in self.fits.values()], axis=1)
+
+    def predict(self, newdata: Any = None, *, markers: Any = None, **options: Any) -> pd.DataFrame:
+        """Fixed effects, markers and random effects in new rows (by default, the rows of the fit).
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            Covariates of the new rows.
+        markers : same forms as in `sparse_lmm`, optional
+            Markers of the new rows.
+        **options
+            As in `SparseLmmResult.predict`.
+
+        Returns
+        -------
+        DataFrame, row × response
+        """
+        return pd.concat([fit.predict(newdata, markers=markers, **options) for fit in self.fits.values()], axis=1)
+
+    def summary(self, prob: float = 0.95) -> Summary:
+        """Printable summary: one row a response.
+
+        Parameters
+        ----------
+        prob : float
+            Mass of the interval of the share of variance explained.
+        """
+        return sparse_lmm_fits_summary(self, prob)
+
+    def _write(self, folder: Path) -> None:
+        _write_fields(self, folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> SparseLmmFits:
+        return cls(**_read_fields(folder))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -116,13 +116,15 @@ def test_sweep_spike_slab(storage, weighted, n, m, T, simd, tmp_path):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize(("n", "m", "p", "sizes"), [(15, 1, 1, [1]), (40, 6, 3, [0, 1, 3, 2]), (25, 4, 5, [5, 0, 1])])
-def test_sweep_mash(n, m, p, sizes, standardize):
+def test_sweep_mash(n, m, p, sizes, standardize, weighted):
     """The rotated, inverse-free update against explicit matrices for every component."""
     rng = np.random.default_rng([n, m, p])
     columns = read_markers(rng.standard_normal((n, m))).columns()
-    markers = project_markers(columns, np.ones((n, 1)), None, standardize)
+    weights = np.arange(n) % 4 > 0 if weighted else None
+    markers = project_markers(columns, np.ones((n, 1)), weights, standardize)
     sizes = np.array(sizes)
     L = 3
     vectors = np.concatenate([np.linalg.qr(rng.standard_normal((p, p)))[0][:, :size] for size in sizes], axis=1)
@@ -141,7 +143,7 @@ def test_sweep_mash(n, m, p, sizes, standardize):
         residual, carried = markers.project(rng.standard_normal((p, n))), np.zeros((p, 1))
         weight_sum, moments = np.zeros(len(grid)), np.zeros(int((sizes**2).sum()))
         evidence = module.sweep_mash(
-            columns, markers.order, markers.projections, markers.scale, markers.gram,
+            columns, markers.order, markers.projections, markers.scale, markers.gram, markers.weights,
             np.ascontiguousarray(vectors), np.ascontiguousarray(vectors.T), values, first_value, first_component,
             grid, log_weights, first_shrink, first_moment, np.empty(max(1, shrinks.sum())), np.empty(len(grid)),
             np.empty((3, len(values) + p)), np.empty(len(grid)), coef, cross, residual, carried, weight_sum, moments,

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
-from slamglmm.errors import ConvergenceWarning, DataError, OptionError
+from slamglmm.errors import ConvergenceWarning, DataError, FitError, OptionError
 from slamglmm.priors.mixture import automatic_grid, canonical_covariances, pca_covariances
 from tests.reference.markers import bed_columns
 
@@ -119,6 +119,15 @@ def test_more_responses_than_rows():
     frame, Y, markers, _, _ = data(n=30, p=40)
     fit = sg.mr_mash("~ 1", frame, Y=Y, markers=markers, residual_cov="low_rank", rank=2, start="total", max_iter=2000)
     assert np.isfinite(fit.coef).all(axis=None)
+
+
+def test_a_response_that_is_a_combination_of_others():
+    """What it means that the covariance is singular."""
+    rng = np.random.default_rng(0)
+    Y = rng.standard_normal((60, 3))
+    Y[:, 2] = 1 - Y[:, 0]
+    with pytest.raises(FitError, match="a response is a combination of others"):
+        sg.mr_mash("~ 1", pd.DataFrame(index=range(60)), Y=Y, markers=rng.integers(0, 3, (60, 5)))
 
 
 def test_priors():

@@ -8,7 +8,7 @@ import pytest
 import slamglmm
 from slamglmm.genotypes import Markers, open_plink, read_markers, write_plink
 from slamglmm.plots import VariationalPlots
-from slamglmm.results.variational import MrMashResult, SparseLmmResult
+from slamglmm.results.variational import MrMashResult, SparseLmmFits, SparseLmmResult
 from tests.house import test_docs
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ CALLABLES = [
     pytest.param(write_plink, True, id="write_plink"),
     *(
         case
-        for owner in (SparseLmmResult, MrMashResult, VariationalPlots, Markers)
+        for owner in (SparseLmmResult, SparseLmmFits, MrMashResult, VariationalPlots, Markers)
         for case in test_docs.methods(owner)
     ),
 ]

@@ -75,6 +75,7 @@ def sweep_mash(
     projections,
     scale,
     gram,
+    weights,
     vectors,
     vectors_t,
     values,
@@ -131,7 +132,7 @@ def sweep_mash(
         evidence += total - new @ cross[i] + 0.5 * d * new @ new
         delta = scale[i] * (new - coef[i])
         coef[i] = new
-        residual -= np.outer(delta, G[:, i])
+        residual -= np.outer(delta, G[:, i] * (weights if len(weights) else 1.0))
         carried += np.outer(delta, projections[i])
     return evidence
 

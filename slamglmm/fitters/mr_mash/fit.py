@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ... import __version__
+from ..._kernels.columns import add_columns
 from ...design import Design
 from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist
 from ...genotypes import Markers, match_rows, read_markers
@@ -45,8 +46,8 @@ def fit_mr_mash(
 ) -> MrMashResult:
     """Fit mr.mash; see `slamglmm.mr_mash` for the arguments."""
     begun = time.perf_counter()
-    given = locals()
-    options = {key: value for key, value in given.items() if key not in ("design", "markers", "begun")}
+    arguments = locals()
+    options = {key: value for key, value in arguments.items() if key not in ("design", "markers", "begun")}
     if design.Y is None:
         raise OptionError("mr_mash needs responses: pass Y=, or name them on the left of '~'.")
     if design.terms:
@@ -57,20 +58,22 @@ def fit_mr_mash(
     if design.offset is not None:
         Y -= design.offset
     p = len(Y)
-    everyone = _rows_of(read_markers(markers), design)
+    given = read_markers(markers)
+    everyone = match_rows(given, design.X.index, design.rows, design.n + design.n_dropped)
     kept = np.flatnonzero(~np.isnan(Y).all(axis=0))
     fewest = np.linalg.matrix_rank(design.X.to_numpy()) + 2
     if len(kept) < fewest:
         raise DataError(f"{len(kept)} row(s) with a response are too few; at least {fewest} are needed.")
-    source = everyone.take(kept) if len(kept) < everyone.n else everyone
-    Z = design.X.to_numpy(dtype=np.float64)[kept]
-    Y_kept = np.ascontiguousarray(Y[:, kept])
+    source, at, weights = _storage(given, everyone[kept])
+    Z, Y_kept = np.zeros((source.n, design.X.shape[1])), np.zeros((p, source.n))
+    Z[at], Y_kept[:, at] = design.X.to_numpy(dtype=np.float64)[kept], Y[:, kept]
     notes = [f"markers held as {source.kind}, {source.nbytes / 2**20:.1f} MiB"]
     if len(kept) < Y.shape[1]:
         notes.append(f"{Y.shape[1] - len(kept)} row(s) without any response are predicted, not fitted")
     with single_threaded_blas():
-        columns = source.columns()
-        projected = project_markers(columns, Z, None, standardize)
+        used = None if weights is None else weights > 0
+        columns = source.columns(used)
+        projected = project_markers(columns, Z, weights, standardize)
         if not len(projected.order):
             raise DataError(f"none of the {source.m} markers varies once the covariates are accounted for.")
         _report_constant(projected, source)
@@ -80,7 +83,7 @@ def fit_mr_mash(
         if len(flat):
             raise DataError(f"response {str(design.traits[flat[0]])!r} is explained exactly by the covariates.")
         prior = _prior(covariances, grid, null, design.traits, effect, error)
-        kind, sigma, q = _residual(residual_cov, rank, residual, design.traits)
+        kind, sigma, q = _residual(residual_cov, rank, residual[:, at], design.traits)
         missing = MissingCells.of(Y_kept)
         model = Mash(projected, prior, Y_kept, missing, kind, q, isinstance(prior_weights, str))
         state, from_where = _climb(model, sigma, _start_weights(prior_weights, prior), start_from, tol, max_iter)
@@ -90,14 +93,16 @@ def fit_mr_mash(
         effects = projected.fitted(np.ascontiguousarray(scaled.T))
         b = design.X.shape[1]
         covariates, covariates_sd = _covariates(projected, state.complete - effects, state.sigma, posterior.sd, b)
-        from_all = project_free_fitted(everyone, scaled) if len(kept) < everyone.n else effects
+        means = source.means(used)
+        from_all = np.zeros((p, given.n))
+        add_columns(given.columns(fill=means), np.ascontiguousarray(scaled.T), np.empty(0), from_all)
     if not state.converged:
         warnings.warn(
             f"mr_mash has not converged in {max_iter} sweeps; raise max_iter or tol.", ConvergenceWarning, stacklevel=3
         )
-    fitted = design.X.to_numpy(dtype=np.float64) @ covariates + from_all.T
+    fitted = design.X.to_numpy(dtype=np.float64) @ covariates + from_all[:, everyone].T
     imputed = fitted.copy()
-    imputed[kept] = state.complete.T
+    imputed[kept] = state.complete[:, at].T
     if design.offset is not None:
         fitted, imputed = fitted + design.offset[:, None], imputed + design.offset[:, None]
     names, traits = source.names, design.traits
@@ -116,7 +121,7 @@ def fit_mr_mash(
         converged=state.converged,
         covariates=covariates,
         covariates_sd=covariates_sd,
-        marker_means=source.means(),
+        marker_means=means,
         fitted_values=fitted,
         coef=table(scaled),
         coef_sd=table(posterior.sd * projected.scale[:, None]),
@@ -159,18 +164,18 @@ def _climb(
     return ends[best], f"best of two starts ({best} covariance); bound from residual less bound from total: {gap:.3g}"
 
 
-def _rows_of(source: Markers, design: Design) -> Markers:
-    """Markers in the order of the design's rows; a .bed stays packed when that is its own order."""
-    at = match_rows(source, design.X.index, design.rows, design.n + design.n_dropped)
-    if source.packed and not np.array_equal(at, np.arange(source.n)):
-        source = source.unpacked()
-    return source.take(at)
+def _storage(given: Markers, at: np.ndarray) -> tuple[Markers, np.ndarray, np.ndarray | None]:
+    """Markers that hold the rows `at` of `given`, where in them these rows are, and weights that leave out others.
 
-
-def project_free_fitted(markers: Markers, coef: np.ndarray) -> np.ndarray:
-    """``G coef`` in all rows of `markers`, shape (p, n)."""
-    bare = project_markers(markers.columns(), np.zeros((markers.n, 0)))
-    return bare.fitted(np.ascontiguousarray(coef.T))
+    A .bed stays packed, its other rows at weight zero, unless a row comes twice.
+    """
+    if not given.packed or len(np.unique(at)) < len(at):
+        return given.unpacked().take(at), np.arange(len(at)), None
+    if len(at) == given.n:
+        return given, at, None
+    weights = np.zeros(given.n)
+    weights[at] = 1.0
+    return given, at, weights
 
 
 def univariate(projected: ProjectedMarkers, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -180,7 +185,8 @@ def univariate(projected: ProjectedMarkers, Y: np.ndarray) -> tuple[np.ndarray, 
     ----------
     projected : ProjectedMarkers
     Y : ndarray, shape (p, n)
-        NaN where missing; a missing cell counts as its covariates' prediction, and the sums are rescaled.
+        NaN where missing, zero in rows that are not in the data. A missing cell counts as its covariates' prediction,
+        and the sums are rescaled.
 
     Returns
     -------
@@ -190,13 +196,13 @@ def univariate(projected: ProjectedMarkers, Y: np.ndarray) -> tuple[np.ndarray, 
         Responses after covariates, NaN where missing.
     """
     Q = projected.basis.Q
-    n, q = Q.shape
+    n, q = np.count_nonzero(projected.weights) if len(projected.weights) else len(Q), projected.basis.rank
     residual = np.empty_like(Y)
     for j, y in enumerate(Y):
         seen = ~np.isnan(y)
         residual[j] = y - Q @ np.linalg.lstsq(Q[seen], y[seen], rcond=None)[0]
     filled = np.nan_to_num(residual)
-    share = np.mean(~np.isnan(residual), axis=1)
+    share = 1.0 - np.isnan(residual).sum(axis=1) / n
     gram = projected.gram[projected.order, None]
     effect = projected.products(projected.project(filled))[projected.order] / (gram * share)
     rss = np.sum(filled**2, axis=1) / share

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.linalg
 
 from ..._kernels.mash import sweep_mash
+from ...errors import FitError
 from ...linalg.projection import ProjectedMarkers
 from ...priors.mixture import RANK_TOLERANCE, MixturePrior
 from .missing import MissingCells
@@ -51,7 +52,13 @@ class Basis:
 
 def whitened_basis(prior: MixturePrior, sigma: np.ndarray) -> Basis:
     """Diagonalise every covariance of the prior together with Sigma; eq. VB-11."""
-    root = np.linalg.cholesky(sigma)
+    try:
+        root = np.linalg.cholesky(sigma)
+    except np.linalg.LinAlgError as error:
+        raise FitError(
+            "the residual covariance has become singular: a response is a combination of others, or there are too few "
+            "rows for so many responses. Leave one out, or take residual_cov='diagonal' or 'low_rank'."
+        ) from error
     vectors, values, first = [], [], [0]
     if prior.null:
         first.append(0)
@@ -130,7 +137,7 @@ class Mash:
     markers : ProjectedMarkers
     prior : MixturePrior
     Y : ndarray, shape (p, n)
-        NaN where missing.
+        NaN where missing; zero in rows of weight zero, which are not in the data.
     missing : MissingCells or None
     residual_cov : {"full", "diagonal", "spherical", "low_rank", "known"}
     rank : int
@@ -145,6 +152,12 @@ class Mash:
     residual_cov: str
     rank: int
     learn_weights: bool
+
+    @property
+    def n_obs(self) -> int:
+        """Rows in the data."""
+        weights = self.markers.weights
+        return int(np.count_nonzero(weights)) if len(weights) else self.Y.shape[1]
 
 
 def start(model: Mash, sigma: np.ndarray, weights: np.ndarray) -> MashState:
@@ -170,10 +183,10 @@ def sweep(model: Mash, state: MashState) -> float:
         Largest change of a posterior mean, on the scale of x.
     """
     markers, prior = model.markers, model.prior
-    n, p = markers.columns.shape[0], len(model.Y)
+    n, p = model.n_obs, len(model.Y)
     components = Components.of(prior)
     basis = whitened_basis(prior, state.sigma)
-    fitted = np.zeros((p, n))
+    fitted = np.zeros(model.Y.shape)
     carried = np.zeros((p, markers.basis.rank))
     # R = Y - ZW - XB without the missing cells: minus the fitted values first.
     markers.subtract(np.ascontiguousarray(state.coef.T), fitted, carried)
@@ -198,7 +211,7 @@ def sweep(model: Mash, state: MashState) -> float:
     weight_sum = np.zeros(n_mix)
     moments = np.zeros(int(np.sum(sizes**2)))
     evidence = sweep_mash(
-        markers.columns, markers.order, markers.projections, markers.scale, markers.gram,
+        markers.columns, markers.order, markers.projections, markers.scale, markers.gram, markers.weights,
         basis.vectors, np.ascontiguousarray(basis.vectors.T), basis.values, basis.first_value,
         components.first_component, components.grid, np.log(state.weights + TINY), first_shrink, first_moment,
         np.empty(int(per_component.sum())), np.empty(n_mix), np.empty((3, v + p)), np.empty(n_mix),
@@ -233,8 +246,8 @@ def maximise(model: Mash, state: MashState) -> None:
     if model.learn_weights:
         state.weights = state.responsibility_sum / len(model.markers.order)
     if model.residual_cov != "known":
-        n = model.markers.columns.shape[0]
-        state.sigma = constrained(0.5 * (state.scatter + state.scatter.T) / n, model.residual_cov, model.rank)
+        scatter = 0.5 * (state.scatter + state.scatter.T)
+        state.sigma = constrained(scatter / model.n_obs, model.residual_cov, model.rank)
 
 
 def constrained(T: np.ndarray, kind: str, rank: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,24 +97,34 @@ class RegressionData:
         self.__dict__["columns"] = self.markers.columns(self.used)
 
 
-def regression_data(design: Design, given: Markers, out: str | Path | None, family: str) -> RegressionData:
+def regression_data(
+    design: Design,
+    given: Markers,
+    out: str | Path | None,
+    family: str,
+    copies: int = 1,
+    like: RegressionData | None = None,
+) -> RegressionData:
     """Line up markers with the design's rows, and take those with a response to the storage's rows.
 
     Parameters
     ----------
     design : Design
+        With one response.
     given : Markers
     out : path, optional
         File for rotated markers; in memory unless given.
     family : str
+    copies : int
+        How many responses rotate the markers, each its own way.
+    like : RegressionData, optional
+        Of another response in the same rows: everything but y is taken from it.
 
     Raises
     ------
     DataError, OptionError
     """
-    if design.Y is None or design.Y.shape[1] != 1:
-        found = "none" if design.Y is None else str(design.Y.shape[1])
-        raise OptionError(f"sparse_lmm takes one response on the left of '~'; found {found}.")
+    assert design.Y is not None
     y = design.Y.to_numpy(dtype=np.float64)[:, 0]
     seen = np.flatnonzero(~np.isnan(y))
     y, Z = y[seen].copy(), design.X.to_numpy(dtype=np.float64)[seen]
@@ -140,8 +150,12 @@ def regression_data(design: Design, given: Markers, out: str | Path | None, fami
     if design.terms:
         if family == "binomial":
             raise OptionError("family='binomial' with a random effect is not supported; leave the random effect out.")
-        return _rotated(design, given, everyone, seen, y, Z, weights, out)
+        return _rotated(design, given, everyone, seen, y, Z, weights, out, copies)
     constant = 0.0 if weights is None else 0.5 * float(np.log(weights).sum())
+    if like is not None:
+        placed = np.zeros(given.n) if given.packed else np.empty(n)
+        placed[at if given.packed else slice(None)] = y
+        return replace(like, y=placed)
     if not given.packed:
         picked = given.take(at)
         return RegressionData(picked, picked, picked.columns(), y, Z, weights, n, given, everyone, constant, None)
@@ -171,6 +185,7 @@ def _rotated(
     Z: np.ndarray,
     weights: np.ndarray | None,
     out: str | Path | None,
+    copies: int,
 ) -> RegressionData:
     """Rotate away the random effect: after ``diag(d)^-1/2 U'`` rows are independent again; eq. VB-7."""
     if len(design.terms) > 1 or len(design.terms[0].effects) > 1:
@@ -180,7 +195,7 @@ def _rotated(
         )
     term = design.terms[0]
     n, m = len(y), given.m
-    size = 4 * n * m
+    size = 4 * n * m * copies
     if size > ROTATED_LIMIT and out is None:
         raise OptionError(
             f"a random effect needs the markers rotated, as float32: {size / 2**30:.1f} GiB, above the limit of "

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, s
 from ...genotypes import Markers, read_markers
 from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
 from ...linalg.threads import BlockPool, single_threaded_blas
-from ...results.variational import SparseLmmResult
+from ...results.variational import SparseLmmFits, SparseLmmResult
 from .binomial import Logistic
 from .data import RegressionData, regression_data
 from .posterior import LOGISTIC_VAR, Estimate, FittedRegression, estimate_of
@@ -53,36 +53,122 @@ def fit_sparse_lmm(
     max_iter: int,
     seed: int | None,
     n_threads: int | None,
-) -> SparseLmmResult:
+    n_jobs: int,
+) -> SparseLmmResult | SparseLmmFits:
     """Fit the sparse linear mixed model; see `slamglmm.sparse_lmm` for the arguments."""
     begun = time.perf_counter()
     given = locals()
     options = {key: value for key, value in given.items() if key not in ("design", "markers", "begun")}
+    from joblib import Parallel, delayed
+
     _check_options(options)
+    traits = [] if design.Y is None else list(design.traits)
+    if not traits:
+        raise OptionError("sparse_lmm needs a response: name it on the left of '~', or pass Y=.")
     source = read_markers(markers)
-    data = regression_data(design, source, out, family)
-    if n_threads is None:
-        n_threads = min(os.cpu_count() or 1, len(STARTS)) if data.markers.n * data.markers.m > THREADS_PAY else 1
-    notes: list[str] = []
     offset = _offsets(log_odds, source.names)
-    pool = BlockPool(n_threads)
-    try:
-        with single_threaded_blas():
-            climb = _binomial if family == "binomial" else _gaussian
-            estimate, projected, starts, grid = climb(data, offset, options, pool)
-    finally:
-        pool.close()
-    _report_constant(projected, source)
-    if not estimate.converged:
+    with single_threaded_blas():
+        shared = _shared(design, source, options)
+
+        def one(j: int) -> SparseLmmResult:
+            same_rows = shared.get(_pattern(design, j))
+            return _fit_trait(_of_trait(design, j), source, offset, options, same_rows, len(traits), j)
+
+        # Threads, not processes: sweeps do not hold the interpreter, and the genotypes stay one copy.
+        fits = Parallel(n_jobs if len(traits) > 1 else 1, require="sharedmem")(
+            delayed(one)(j) for j in range(len(traits))
+        )
+    unfinished = [trait for trait, fit in zip(traits, fits, strict=True) if not fit.converged]
+    if unfinished:
+        which = f" for {shortlist(unfinished)}" if len(traits) > 1 else ""
         warnings.warn(
-            f"sparse_lmm has not converged in {max_iter} sweeps; raise max_iter or tol.",
+            f"sparse_lmm has not converged in {max_iter} sweeps{which}; raise max_iter or tol.",
             ConvergenceWarning,
             stacklevel=3,
         )
-    notes += _notes(data, starts)
-    return _result(
-        design, data, projected, estimate, offset, starts, grid, options, tuple(notes), time.perf_counter() - begun
+    if len(traits) == 1:
+        return fits[0]
+    return SparseLmmFits(
+        design=design,
+        options=options,
+        version=__version__,
+        seconds=time.perf_counter() - begun,
+        notes=fits[0].notes[:1],
+        fits=dict(zip(traits, fits, strict=True)),
     )
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What responses that are seen in the same rows have in common."""
+
+    data: RegressionData
+    projected: ProjectedMarkers
+
+
+def _of_trait(design: Design, j: int) -> Design:
+    assert design.Y is not None
+    return design if design.Y.shape[1] == 1 else replace(design, Y=design.Y.iloc[:, [j]])
+
+
+def _pattern(design: Design, j: int) -> bytes:
+    """Which rows have response j."""
+    assert design.Y is not None
+    return design.Y.iloc[:, j].notna().to_numpy().tobytes()
+
+
+def _shared(design: Design, source: Markers, options: Mapping[str, Any]) -> dict[bytes, Shared]:
+    """Markers lined up and projected once for each pattern of missing responses that comes twice."""
+    from joblib import effective_n_jobs
+
+    assert design.Y is not None
+    if design.terms or options["family"] != "gaussian":
+        return {}
+    patterns = [_pattern(design, j) for j in range(design.Y.shape[1])]
+    out = {}
+    with BlockPool(effective_n_jobs(options["n_jobs"])) as pool:
+        for j, pattern in enumerate(patterns):
+            if pattern not in out and patterns.count(pattern) > 1:
+                data = regression_data(_of_trait(design, j), source, None, options["family"])
+                out[pattern] = Shared(data, _project(data, options, pool))
+    return out
+
+
+def _project(data: RegressionData, options: Mapping[str, Any], pool: BlockPool) -> ProjectedMarkers:
+    projected = project_markers(data.columns, data.Z, data.weights, options["standardize"], pool)
+    _report_constant(projected, data.source)
+    return projected
+
+
+def _fit_trait(
+    design: Design,
+    source: Markers,
+    offset: np.ndarray,
+    options: Mapping[str, Any],
+    shared: Shared | None,
+    n_traits: int,
+    j: int,
+) -> SparseLmmResult:
+    """Fit one response, the j-th of `n_traits`."""
+    begun = time.perf_counter()
+    out = options["out"]
+    if out is not None and n_traits > 1:
+        out = Path(out).with_name(f"{Path(out).stem}_{j + 1}{Path(out).suffix}")
+    like = None if shared is None else shared.data
+    data = regression_data(design, source, out, options["family"], n_traits, like)
+    n_threads = options["n_threads"]
+    if n_threads is None:
+        alone = n_traits == 1 or options["n_jobs"] == 1
+        pays = alone and data.markers.n * data.markers.m > THREADS_PAY
+        n_threads = min(os.cpu_count() or 1, len(STARTS)) if pays else 1
+    with BlockPool(n_threads) as pool:
+        if options["family"] == "binomial":
+            estimate, projected, starts, grid = _binomial(data, offset, options, pool)
+        else:
+            projected = _project(data, options, pool) if shared is None else shared.projected
+            estimate, starts, grid = _gaussian(data, projected, offset, options, pool)
+    notes = _notes(data, starts)
+    return _result(design, data, projected, estimate, offset, starts, grid, options, notes, time.perf_counter() - begun)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -140,9 +226,12 @@ def _starting_a(share: float, mean_square: float, m: int) -> float:
 
 
 def _gaussian(
-    data: RegressionData, offset: np.ndarray, options: Mapping[str, Any], pool: BlockPool
-) -> tuple[Estimate, ProjectedMarkers, pd.DataFrame, pd.DataFrame | None]:
-    projected = project_markers(data.columns, data.Z, data.weights, options["standardize"], pool)
+    data: RegressionData,
+    projected: ProjectedMarkers,
+    offset: np.ndarray,
+    options: Mapping[str, Any],
+    pool: BlockPool,
+) -> tuple[Estimate, pd.DataFrame, pd.DataFrame | None]:
     m = len(projected.order)
     if m == 0:
         raise DataError(f"none of the {data.markers.m} markers varies once the covariates are accounted for.")
@@ -173,7 +262,7 @@ def _gaussian(
     fit(model, fits, tol=options["tol"], max_iter=options["max_iter"], pool=pool)
     starts = _starts_table(shares, fits)
     best = int(starts["elbo"].to_numpy().argmax())
-    return estimate_of(model, fits, best), projected, starts, None
+    return estimate_of(model, fits, best), starts, None
 
 
 def _starts_table(shares: list[float], fits: Fits) -> pd.DataFrame:
@@ -228,7 +317,7 @@ def fit_grid(
 
 def _over_grid(
     model: SpikeSlab, data: RegressionData, v: float, slab: Any, options: Mapping[str, Any], pool: BlockPool
-) -> tuple[Estimate, ProjectedMarkers, pd.DataFrame, pd.DataFrame]:
+) -> tuple[Estimate, pd.DataFrame, pd.DataFrame]:
     m = len(model.markers.order)
     log_odds = np.linspace(_logit(1.0 / max(m, 3)), _logit(0.1 if m > 20 else 0.5), GRID_POINTS)
     shares = expit(log_odds)
@@ -270,7 +359,7 @@ def _over_grid(
         theta=_logit(float(weight @ shares)),
         converged=bool(fits.converged[weight > 1e-3].all()),
     )
-    return averaged, model.markers, starts, grid
+    return averaged, starts, grid
 
 
 def _binomial(
@@ -285,6 +374,7 @@ def _binomial(
     m = len(plain.order)
     if m == 0:
         raise DataError(f"none of the {data.markers.m} markers varies once the covariates are accounted for.")
+    _report_constant(plain, data.source)
     mean_square = float(plain.gram.sum()) / (m * data.n_obs)
     learn = frozenset(name for name, key in (("a", "prior_var"), ("pi", "pi")) if options[key] == "em")
     shares = _starting_shares(m, options["pi"])
@@ -302,7 +392,7 @@ def _binomial(
 
 def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
     constant = projected.constant
-    if len(constant):
+    if 0 < len(constant) < projected.m:
         warnings.warn(
             f"{len(constant)} of {projected.m} markers do not vary beyond the covariates in the rows of the fit "
             f"({shortlist(source.names[constant[:6]])}); their PIP is 0.",
@@ -311,7 +401,7 @@ def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
         )
 
 
-def _notes(data: RegressionData, starts: pd.DataFrame) -> list[str]:
+def _notes(data: RegressionData, starts: pd.DataFrame) -> tuple[str, ...]:
     notes = [f"markers held as {data.markers.kind}, {data.markers.nbytes / 2**20:.1f} MiB"]
     unseen = len(data.everyone) - data.n_obs
     if unseen:
@@ -321,7 +411,7 @@ def _notes(data: RegressionData, starts: pd.DataFrame) -> list[str]:
     spread = float(starts["elbo"].max() - starts["elbo"].min())
     if len(starts) > 1 and "log_odds" not in starts:
         notes.append(f"best of {len(starts)} starts, whose bounds differ by {spread:.3g}")
-    return notes
+    return tuple(notes)
 
 
 def _result(
