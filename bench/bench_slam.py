@@ -1,9 +1,11 @@
-"""CPU seconds of one SLAM iteration, with and without saving, and peak memory; one thread; JSON on stdout.
+"""CPU seconds of one SLAM iteration, with and without saving, set-up and peak memory; one thread; JSON on stdout.
 
-Run ``python bench/bench_slam.py [case ...]``. Horseshoe loadings, 20 grid points, dense kinship, complete data.
+Run ``python bench/bench_slam.py [case ...]``; every case has a process of its own. Horseshoe loadings, complete data,
+20 grid points and a dense kinship unless the case says otherwise.
 """
 
 import json
+import multiprocessing
 import resource
 import sys
 import time
@@ -20,26 +22,100 @@ from slamglmm.fitters.slam.state import start_state
 from slamglmm.fitters.slam.sweep import sweep
 from slamglmm.linalg.threads import BlockPool
 
-ITERATIONS = {"slam_A": 300, "slam_B": 20, "slam_C": 4}
+ITERATIONS = {
+    "slam_A": 300,
+    "slam_B": 20,
+    "slam_C": 4,
+    "slam_D_25": 50,
+    "slam_D_64": 50,
+    "slam_D_rays": 20,
+    "slam_two_effects": 50,
+    "slam_E": 10,
+    "slam_E_families": 10,
+}
 ROUNDS = 5
 
 
-def make_design(n, p, k):
-    rng = np.random.default_rng(1)
+def sires(n, rng):
+    """Half-sib families of ten."""
     sire = np.repeat(np.arange(n // 10), 10)
     ids = [f"i{i}" for i in range(n)]
     K = pd.DataFrame(0.25 * (sire[:, None] == sire) + 0.75 * np.eye(n), ids, ids)
-    factors = rng.standard_normal((n, 20)) + rng.standard_normal((n // 10, 20))[sire]
+    return pd.DataFrame({"id": ids}), "(1 | id)", {"id": K}, sire
+
+
+def kinship(levels, rng):
+    """A dense kinship from markers, its mean diagonal one."""
+    return sg.kinship(pd.DataFrame(rng.binomial(2, 0.4, (len(levels), 3000)), levels))
+
+
+def trial(n, rng):
+    """600 lines in 4 environments; (line, K) and (line by environment, K x I)."""
+    lines, environments = [f"l{i}" for i in range(n // 4)], list("abcd")
+    frame = pd.DataFrame({"line": np.repeat(lines, 4), "env": np.tile(environments, n // 4)})
+    K = kinship(lines, rng)
+    cells = [f"{line}{env}" for line in lines for env in environments]
+    both = pd.DataFrame(np.kron(K.to_numpy(), np.eye(4)), cells, cells)
+    frame["cell"] = frame.line + frame.env
+    return frame, "env + (1 | line) + (1 | cell)", {"line": K, "cell": both}, np.arange(n) // 4
+
+
+def trial_unbalanced(n, rng):
+    """A tenth of the rows lost; (line, K) and (line, I)."""
+    frame, _, relmat, line = trial(n, rng)
+    kept = np.sort(rng.choice(n, n - n // 10, replace=False))
+    frame = frame.assign(same=frame.line).iloc[kept].reset_index(drop=True)
+    return frame, "env + (1 | line) + (1 | same)", {"line": relmat["line"]}, line[kept]
+
+
+def families_and_blocks(n, rng):
+    """A dense kinship and 50 blocks."""
+    ids = [f"i{i}" for i in range(n)]
+    frame = pd.DataFrame({"id": ids, "block": [f"b{i}" for i in rng.integers(50, size=n)]})
+    return frame, "(1 | id) + (1 | block)", {"id": kinship(ids, rng)}, np.arange(n) // 10
+
+
+def records(n, rng):
+    """Records of 2000 lines, 10 to 90 each."""
+    lines = np.array([f"l{i}" for i in range(2000)])
+    line = np.concatenate((np.repeat(np.arange(2000), 10), rng.integers(2000, size=n - 20_000)))
+    return pd.DataFrame({"line": lines[line]}), "(1 | line)", {"line": kinship(lines, rng)}, line
+
+
+def pedigree(n, rng):
+    """Two parents and up to 18 children each, all with records."""
+    sizes = rng.integers(3, 21, size=n)
+    sizes = sizes[: np.searchsorted(np.cumsum(sizes), n)]
+    sizes = np.append(sizes, n - sizes.sum())
+    family = np.repeat(np.arange(len(sizes)), sizes)
+    first = (np.cumsum(sizes) - sizes)[family]
+    ids = np.array([f"i{i}" for i in range(n)], dtype=object)
+    child = np.arange(n) - first > 1
+    ped = {"id": ids, "dam": np.where(child, ids[first], None), "sire": np.where(child, ids[first + child], None)}
+    return pd.DataFrame({"id": ids}), "(1 | id)", {"id": sg.pedigree_relmat(pd.DataFrame(ped))}, family
+
+
+def make_design(n, p, k, layout="sires", h2_grid=20):
+    rng = np.random.default_rng(1)
+    frame, terms, relmat, group = globals()[layout](n, rng)
+    n = len(frame)
+    factors = rng.standard_normal((n, 20)) + rng.standard_normal((group.max() + 1, 20))[group]
     Y = factors @ rng.standard_normal((20, p)) * 0.3 + rng.standard_normal((n, p))
-    frame = pd.DataFrame({"id": ids, "x": rng.standard_normal(n)})
-    return sg.design("~ x + (1 | id)", frame, Y=Y, relmat={"id": K})
+    return sg.design(f"~ x + {terms}", frame.assign(x=rng.standard_normal(n)), Y=Y, relmat=relmat)
 
 
 def measure(name):
     case = CASES[name]
     start = time.process_time()
-    problem = build_problem(make_design(**case), sg.Priors(), case["k"], 20)
-    out = {**case, "setup_cpu_seconds": round(time.process_time() - start, 3)}
+    design = make_design(**case)
+    middle = time.process_time()
+    problem = build_problem(design, sg.Priors(), case["k"], case.get("h2_grid", 20))
+    out = {
+        **case,
+        "notes": problem.notes,
+        "design_cpu_seconds": round(middle - start, 3),
+        "setup_cpu_seconds": round(time.process_time() - middle, 3),
+    }
     state, pool = start_state(problem, np.random.SeedSequence(1)), BlockPool(1)
     iterations = ITERATIONS[name]
     for _ in range(max(2, iterations // 5)):
@@ -65,12 +141,21 @@ def measure(name):
     return out
 
 
+def measure_alone(name):
+    with threadpool_limits(1):
+        return measure(name)
+
+
 def main(names):
     kernels = sorted({info.get("architecture", "?") for info in threadpool_info() if info["user_api"] == "blas"})
-    json.dump({"blas_kernels": kernels, "cases": {name: measure(name) for name in names}}, sys.stdout, indent=1)
+    cases = {}
+    for name in names:
+        # Peak memory is that of a process.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            cases[name] = pool.apply(measure_alone, (name,))
+    json.dump({"blas_kernels": kernels, "cases": cases}, sys.stdout, indent=1)
     print()
 
 
 if __name__ == "__main__":
-    with threadpool_limits(1):
-        main(sys.argv[1:] or ["slam_A", "slam_B"])
+    main(sys.argv[1:] or ["slam_A", "slam_B"])

@@ -5,6 +5,14 @@ CASES = {
     "slam_A": {"n": 500, "p": 100, "k": 20},
     "slam_B": {"n": 1000, "p": 2000, "k": 100},
     "slam_C": {"n": 1500, "p": 20_000, "k": 100},
+    # two effects: 600 lines in 4 environments, 25 and 64 grid points where they commute, 21 directions where not
+    "slam_D_25": {"layout": "trial", "n": 2400, "p": 100, "k": 20, "h2_grid": 5},
+    "slam_D_64": {"layout": "trial", "n": 2400, "p": 100, "k": 20, "h2_grid": 8},
+    "slam_D_rays": {"layout": "trial_unbalanced", "n": 2400, "p": 100, "k": 20, "h2_grid": 20},
+    "slam_two_effects": {"layout": "families_and_blocks", "n": 500, "p": 100, "k": 20, "h2_grid": 10},
+    # many rows: records of 2000 lines with a dense kinship; families of at most 20 from a pedigree
+    "slam_E": {"layout": "records", "n": 100_000, "p": 50, "k": 10},
+    "slam_E_families": {"layout": "pedigree", "n": 50_000, "p": 50, "k": 10},
     "design_small": {"n": 10_000, "n_groups": 1_000},
     "design_large": {"n": 1_000_000, "n_groups": 100_000},
     # variance components by moments

@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .rotation import Rotation, joint_eigenbasis, range_basis, symmetric_eigen
+from .families import RandomEffect, find_families
+from .replicates import compress_replicates
+from .rotation import Blocks, Permutation, Rotation, Step, joint_eigenbasis, symmetric_eigen
+from .threads import BlockPool
+
+# Relative size below which an eigenvalue counts as zero.
+RANK_TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True)
@@ -15,46 +21,46 @@ class Covariances:
     """``V_g = sum_m h_gm Z_m K_m Z_m' + (1 - s_g) I = Q_a diag(v_g) Q_a'``, ``a`` the ray of ``g``; eq. SLAM-3.
 
     All bases begin with the same rotation, `outer`: rows that it has turned are in *common* coordinates, and every
-    method but `enter` and `leave` works there. With one basis these are its own coordinates. With several, each
-    basis turns the first `rank` of them further; outside, every V_g is the residual share times the identity.
+    method but `enter` and `leave` works there. The first `rank` of them are *inside*: with one basis they are its own
+    coordinates, with several each basis turns them further. Outside, every V_g is the residual share times the
+    identity; eq. SLAM-31.
 
     Attributes
     ----------
+    n : int
+        Number of rows.
     outer : Rotation
-    inner : tuple of ndarray, each (rank, rank)
-        What each basis does after `outer`; empty when there is one basis.
+    inner : tuple of Blocks
+        What each basis does inside after `outer`; empty when there is one basis.
     basis : ndarray of int, shape (n_points,)
         Basis in which a grid point is diagonal.
-    weights : ndarray, shape (n_points, n)
-        ``1 / v_g`` in that basis.
+    weights : ndarray, shape (n_points, rank)
+        ``1 / v_g`` in that basis, inside.
     logdet : ndarray, shape (n_points,)
     residual_share : ndarray, shape (n_points,)
         ``1 - s_g``.
     kind : str
         How the bases were found: "diagonal", "rays" or "independent".
-    rank : int
-        Dimension of the joint column space of the random effects in these rows.
     """
 
+    n: int
     outer: Rotation
-    inner: tuple[np.ndarray, ...]
+    inner: tuple[Blocks, ...]
     basis: np.ndarray
     weights: np.ndarray
     logdet: np.ndarray
     residual_share: np.ndarray
     kind: str
-    rank: int
 
     @property
-    def n(self) -> int:
-        """Number of rows."""
+    def rank(self) -> int:
+        """Number of coordinates inside."""
         return self.weights.shape[1]
 
     @property
     def nbytes(self) -> int:
         """Memory of the bases and weights."""
-        outer = 0 if self.outer.matrix is None else self.outer.matrix.nbytes
-        return self.weights.nbytes + outer + sum(matrix.nbytes for matrix in self.inner)
+        return self.weights.nbytes + self.outer.nbytes + sum(blocks.nbytes for blocks in self.inner)
 
     def without_outer(self) -> Covariances:
         """The same covariances for data that are in common coordinates from the start."""
@@ -69,98 +75,221 @@ class Covariances:
         return self.outer.back(common)
 
     def in_basis(self, common: np.ndarray, basis: int) -> np.ndarray:
-        """All rows in one basis."""
-        if not self.inner:
-            return common
-        turned = common.copy()
-        np.matmul(common[:, : self.rank], self.inner[basis], out=turned[:, : self.rank])
-        return turned
+        """All rows in one basis, inside."""
+        inside = common[:, : self.rank]
+        return self.inner[basis].forward(inside) if self.inner else inside
 
     def coordinates(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Each row in the basis of its grid point."""
-        return self._turn_inside(common, points, inverse=False)
+        """Each row in the basis of its grid point, inside."""
+        return self._turn_inside(common[:, : self.rank], points, inverse=False)
 
     def from_coordinates(self, coordinates: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Inverse of `coordinates`."""
+        """Inverse of `coordinates`, shape (c, rank)."""
         return self._turn_inside(coordinates, points, inverse=True)
 
     def quadratic_forms(self, common: np.ndarray) -> np.ndarray:
         """``e' V_g^-1 e`` of each row at every grid point, shape (c, n_points); one matrix product per basis."""
-        if not self.inner:
-            return (common * common) @ self.weights.T
-        inside, outside = np.ascontiguousarray(common[:, : self.rank]), common[:, self.rank :]
         out = np.empty((len(common), len(self.basis)))
-        for a, turn in enumerate(self.inner):
-            on_basis = np.flatnonzero(self.basis == a)
-            squares = inside @ turn
+        inside = common[:, : self.rank]
+        for a, turn in enumerate(self.inner or (Blocks(()),)):
+            squares = turn.forward(inside)
             squares *= squares
-            out[:, on_basis] = squares @ self.weights[on_basis, : self.rank].T
-        out += np.einsum("ij,ij->i", outside, outside)[:, None] / self.residual_share
+            on_basis = np.flatnonzero(self.basis == a) if self.inner else slice(None)
+            out[:, on_basis] = squares @ self.weights[on_basis].T
+        if self.rank < self.n:
+            out += np.divide.outer(self.sum_outside(common, common), self.residual_share)
         return out
+
+    def own_forms(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """``e' V_g^-1 e`` of each row at its own grid point, shape (c,)."""
+        coordinates = self.coordinates(common, points)
+        forms = np.einsum("ij,ij,ij->i", coordinates, coordinates, self.weights[points])
+        if self.rank < self.n:
+            forms += self.sum_outside(common, common) / self.residual_share[points]
+        return forms
 
     def solve(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
         """``V_g^-1 e`` of each row at its own grid point, shape (c, n)."""
-        return self.from_coordinates(self.coordinates(common, points) * self.weights[points], points)
+        inside = self.from_coordinates(self.coordinates(common, points) * self.weights[points], points)
+        if self.rank == self.n:
+            return inside
+        out = common / self.residual_share[points][:, None]
+        out[:, : self.rank] = inside
+        return out
+
+    def grams(
+        self, common: np.ndarray, by_basis: dict[int, np.ndarray], points: np.ndarray, pool: BlockPool
+    ) -> np.ndarray:
+        """``D V_g^-1 D'`` at some grid points, shape (len(points), c, c), from D = ``common`` and its `in_basis`."""
+        out = np.empty((len(points), len(common), len(common)))
+
+        def form(i: int) -> None:
+            g = points[i]
+            scaled = by_basis[int(self.basis[g])] * np.sqrt(self.weights[g])
+            np.matmul(scaled, scaled.T, out=out[i])
+
+        pool.run(form, range(len(points)))
+        if self.rank < self.n:
+            outside = common[:, self.rank :]
+            out += (outside @ outside.T) / self.residual_share[points][:, None, None]
+        return out
+
+    def sum_outside(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Products of rows of two arrays, summed outside, shape (c,)."""
+        return np.einsum("ij,ij->i", first[:, self.rank :], second[:, self.rank :])
 
     def _turn_inside(self, rows: np.ndarray, points: np.ndarray, inverse: bool) -> np.ndarray:
         if not self.inner:
             return rows
-        out = rows.copy()
+        out = np.empty(rows.shape)
         bases = self.basis[points]
         for a in np.unique(bases):
             members = np.flatnonzero(bases == a)
-            turn = self.inner[a].T if inverse else self.inner[a]
-            out[members, : self.rank] = rows[members, : self.rank] @ turn
+            turn = self.inner[a].back if inverse else self.inner[a].forward
+            out[members] = turn(rows[members])
         return out
 
 
-def build_covariances(
-    kernels: Sequence[np.ndarray],
-    shares: np.ndarray,
-    ray: np.ndarray,
-    directions: np.ndarray,
-    n: int,
-    joint: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Covariances:
-    """Find the cheapest bases for a grid of covariances.
+@dataclass(frozen=True)
+class JointBasis:
+    """Where the random effects of one set of rows live, whatever their shares.
 
-    Parameters
+    Attributes
     ----------
-    kernels : sequence of ndarray, each (n, n)
-        ``Z_m K_m Z_m'`` of each random effect.
-    shares : ndarray, shape (n_points, n_effects)
-    ray : ndarray of int, shape (n_points,)
-    directions : ndarray, shape (n_rays, n_effects)
     n : int
         Number of rows.
-    joint : tuple of ndarray, optional
-        What `joint_eigenbasis` says of these kernels, if it has been asked.
-
-    Notes
-    -----
-    Effects that commute share one basis. Otherwise the joint column space is split off first (outside it every V_g is
-    a multiple of the identity), and inside it each ray of the grid has one basis.
+    outer : Rotation
+        Leading coordinates hold all random effects.
+    values : ndarray, shape (n_effects, rank), or None
+        Diagonals of all kernels in the basis of `outer`; None when they do not commute.
+    inside : tuple of ndarray, each (n_effects, f, s, s)
+        If so, the kernels on the leading coordinates: f consecutive blocks of s.
+    n_cells : int
+        Coordinates left by the compression of replicates.
+    families : tuple of (int, int)
+        Number and size of the families among them.
     """
-    residual_share = 1.0 - shares.sum(axis=1)
-    v = np.repeat(residual_share[:, None], n, axis=1)
-    outer, basis, kind, rank = Rotation(), np.zeros_like(ray), "independent", 0
-    turns: list[np.ndarray] = []
-    if kernels and n:
-        joint = joint or joint_eigenbasis(kernels)
-        if joint is not None:
-            values, vectors = joint
-            v += shares @ values
-            total = values.sum(axis=0)
-            outer, kind, rank = Rotation(vectors), "diagonal", int(np.sum(total > 1e-10 * total.max()))
+
+    n: int
+    outer: Rotation
+    values: np.ndarray | None
+    inside: tuple[np.ndarray, ...]
+    n_cells: int
+    families: tuple[tuple[int, int], ...]
+
+    @property
+    def rank(self) -> int:
+        """Number of leading coordinates."""
+        if self.values is not None:
+            return self.values.shape[1]
+        return sum(kernels.shape[1] * kernels.shape[2] for kernels in self.inside)
+
+    def covariances(self, shares: np.ndarray, ray: np.ndarray, directions: np.ndarray) -> Covariances:
+        """Covariances on a grid.
+
+        Parameters
+        ----------
+        shares : ndarray, shape (n_points, n_effects)
+        ray : ndarray of int, shape (n_points,)
+        directions : ndarray, shape (n_rays, n_effects)
+        """
+        left = 1.0 - shares.sum(axis=1)
+        v = np.repeat(left[:, None], self.rank, axis=1)
+        inner: list[Blocks] = []
+        if self.values is not None:
+            v += shares @ self.values
         else:
-            vectors, rank = range_basis(np.sum(kernels, axis=0))
-            inside = [vectors[:, :rank].T @ kernel @ vectors[:, :rank] for kernel in kernels]
             for a, direction in enumerate(directions):
-                values, turn = symmetric_eigen(np.tensordot(direction, inside, axes=1))
-                turns.append(turn)
-                on_ray = ray == a
-                v[np.ix_(on_ray, np.arange(rank))] += np.outer(shares[on_ray].sum(axis=1), values)
-            outer, basis, kind = Rotation(vectors), ray, "rays"
-    return Covariances(
-        outer, tuple(turns), basis.astype(np.intp), 1.0 / v, np.log(v).sum(axis=1), residual_share, kind, rank
-    )
+                parts = [symmetric_eigen(np.tensordot(direction, kernels, axes=1)) for kernels in self.inside]
+                inner.append(Blocks(tuple(turn for _, turn in parts)))
+                on_ray = np.flatnonzero(ray == a)
+                values = np.concatenate([values.ravel() for values, _ in parts])
+                v[on_ray] += np.outer(shares[on_ray].sum(axis=1), values)
+        logdet = np.log(v).sum(axis=1)
+        if self.rank < self.n:
+            logdet += (self.n - self.rank) * np.log(left)
+        kind = "rays" if inner else "diagonal" if shares.shape[1] else "independent"
+        basis = np.asarray(ray if inner else np.zeros_like(ray), dtype=np.intp)
+        return Covariances(self.n, self.outer, tuple(inner), basis, 1.0 / v, logdet, left, kind)
+
+
+def find_joint_basis(effects: Sequence[RandomEffect], n: int) -> JointBasis:
+    """Find where the random effects of n rows live, never forming an n × n matrix when structure allows.
+
+    Rows that share all levels are compressed first; what is left falls into families, which are decomposed one by one.
+    Effects that commute in every family share one basis. Otherwise the joint column space of each family is split off.
+    """
+    if not effects or n == 0:
+        return JointBasis(n, Rotation(), np.zeros((len(effects), 0)), (), 0, ())
+    codes = np.column_stack([effect.codes for effect in effects])
+    values = np.column_stack([effect.values for effect in effects])
+    compression, codes, values = compress_replicates(codes, values)
+    if not len(codes):
+        return JointBasis(n, Rotation(), np.zeros((len(effects), 0)), (), 0, ())
+    cells = [RandomEffect(codes[:, m], values[:, m], effect.K) for m, effect in enumerate(effects)]
+    members = find_families(cells)
+    stacks = zip(*(cell.blocks(members) for cell in cells), strict=True)
+    kernels = [np.stack(stack) for stack in stacks]
+    order = np.concatenate([rows.ravel() for rows in members])
+    steps: list[Step] = [*compression, *_leading(order, n)]
+    shape = (len(order), tuple(rows.shape for rows in members))
+    joint = _joint_values(kernels)
+    if joint is not None:
+        eigenvalues, vectors = joint
+        total = eigenvalues.sum(axis=0)
+        alive = total > RANK_TOLERANCE * total.max()
+        steps += [vectors, *_leading(np.argsort(~alive, kind="stable"), n)]
+        return JointBasis(n, Rotation(tuple(steps)), eigenvalues[:, alive], (), *shape)
+    blocks, inside, order = _split_null_space(kernels)
+    if blocks is not None:
+        steps += [blocks, *_leading(order, n)]
+    return JointBasis(n, Rotation(tuple(steps)), None, inside, *shape)
+
+
+def _leading(order: np.ndarray, n: int) -> list[Step]:
+    """Reorder the leading coordinates; nothing to do when they are in order."""
+    if np.array_equal(order, np.arange(len(order))):
+        return []
+    return [Permutation(np.concatenate((order, np.arange(len(order), n))))]
+
+
+def _joint_values(kernels: Sequence[np.ndarray]) -> tuple[np.ndarray, Blocks] | None:
+    parts = []
+    for stack in kernels:
+        part = joint_eigenbasis(list(stack))
+        if part is None:
+            return None
+        parts.append(part)
+    values = np.concatenate([values.reshape(len(values), -1) for values, _ in parts], axis=1)
+    return values, Blocks(tuple(vectors for _, vectors in parts))
+
+
+def _split_null_space(kernels: Sequence[np.ndarray]) -> tuple[Blocks | None, tuple[np.ndarray, ...], np.ndarray]:
+    """Turn each family so that its first coordinates span the range of its kernels.
+
+    Returns
+    -------
+    blocks : Blocks or None
+        None if no family has a null space.
+    inside : tuple of ndarray, each (n_effects, f, rank, rank)
+        Kernels on the range, families of equal rank together.
+    order : ndarray of int
+        Brings their coordinates to the front.
+    """
+    parts = [symmetric_eigen(stack.sum(axis=0)) for stack in kernels]
+    bound = RANK_TOLERANCE * max(values.max() for values, _ in parts)
+    ranks = [np.sum(values > bound, axis=1) for values, _ in parts]
+    if all(np.all(rank == values.shape[1]) for rank, (values, _) in zip(ranks, parts, strict=True)):
+        return None, tuple(kernels), np.arange(0)
+    inside, leading, trailing, start = [], [], [], 0
+    for stack, rank, (values, vectors) in zip(kernels, ranks, parts, strict=True):
+        at = start + np.arange(values.size).reshape(values.shape)
+        start += values.size
+        for r in np.unique(rank):
+            here = rank == r
+            turn = vectors[here, :, :r]
+            if r:
+                inside.append(turn.swapaxes(1, 2) @ stack[:, here] @ turn)
+            leading.append(at[here, :r].ravel())
+            trailing.append(at[here, r:].ravel())
+    return Blocks(tuple(vectors for _, vectors in parts)), tuple(inside), np.concatenate((*leading, *trailing))

@@ -27,7 +27,7 @@ def covariance(problem, point, rows=slice(None)):
 
 def basis(problem):
     """Columns of the problem's rotation."""
-    return np.eye(problem.n) if problem.rotation.matrix is None else problem.rotation.matrix
+    return problem.rotation.forward(np.eye(problem.n))
 
 
 class Dense:

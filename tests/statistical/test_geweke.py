@@ -50,6 +50,9 @@ CASES = {
     "U integrated out, singular K, fixed effects": {"formula": "~ x + (1 | g)", "rank": 5},
     "U in the chain, one effect": {"formula": ONE, "rank": 7, "uncollapse": True},
     "U in the chain, two effects on rays": {"formula": TWO},
+    # Seven levels of nine rows, and three families of rows with two coordinates each.
+    "U integrated out, repeated records, fixed effects": {"formula": "~ x + (1 | g)", "levels": 7},
+    "U in the chain, intercepts and slopes, repeated records": {"formula": "~ 0 + (1 + x | h)"},
     "patterns, one effect, fixed effects": {"formula": "~ x + (1 | g)", "missing": SCATTERED},
     "patterns, two effects on rays": {"formula": TWO, "missing": SCATTERED},
     "imputed, one effect": {"formula": ONE, "missing": SCATTERED, "budget": 0},
@@ -67,8 +70,13 @@ CASES = {
 }
 
 
-# All cases with two priors, the others where steps differ; the long version below has all of all.
-QUICK = [(case, prior) for prior in ("horseshoe", "infinite") for case in CASES] + [
+# Nearly all cases with two priors, the others where steps differ; the long version below has all of all.
+QUICK = [
+    (case, prior)
+    for prior in ("horseshoe", "infinite")
+    for case in CASES
+    if prior == "infinite" or "repeated" not in case
+] + [
     ("U integrated out, singular K, fixed effects", "spike_slab"),
     ("U integrated out, t = 1 on the grid", "tpb"),
 ]
@@ -401,8 +409,10 @@ def plant_random_variance(patch):
     def wrong(cov, residual, points, prec, rng):
         left = cov.residual_share[points][:, None]
         share = np.maximum(1.0 - left * cov.weights[points], 0.0)
-        noise = rng.standard_normal(residual.shape) * np.sqrt(share / prec[:, None])
-        return cov.from_coordinates(share * cov.coordinates(residual, points) + noise, points)
+        noise = rng.standard_normal(share.shape) * np.sqrt(share / prec[:, None])
+        out = np.zeros(residual.shape)
+        out[:, : cov.rank] = cov.from_coordinates(share * cov.coordinates(residual, points) + noise, points)
+        return out
 
     patch.setattr(blocks, "draw_random_rows", wrong)
 

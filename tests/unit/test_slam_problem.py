@@ -9,6 +9,7 @@ from slamglmm.errors import DataError, OptionError, ScaleWarning, SlamWarning
 from slamglmm.fitters.slam import problem as module
 from slamglmm.fitters.slam.problem import _estimable, build_problem, default_n_factors, group_patterns
 from slamglmm.priors import Priors
+from tests.reference.dense import kernel
 from tests.reference.problems import relationship, tiny_design, tiny_problem
 
 # ---- groups of traits that share rows -------------------------------------------------------------------------------
@@ -113,6 +114,33 @@ def test_rows_without_data_are_left_out():
     assert np.array_equal(problem.active, [0, 1, 3, 4, 5, 6, 8, 9])
     assert (problem.n, problem.collapsed) == (8, True)
     assert problem.notes[0].startswith("2 row(s) have no observed trait and are predicted only:")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, "10 rows; one eigenbasis, rank 10 ("),
+        ({"n": 14, "levels": 6}, "14 rows with 6 distinct combinations of random effects; one eigenbasis, rank 6 ("),
+        (
+            {"formula": "~ 0 + (1 | h)"},
+            "10 rows with 3 distinct combinations of random effects, in 3 families of at most 1; eigenbases of the "
+            "families, rank 3 (",
+        ),
+        (
+            {"formula": "~ 0 + (1 | g) + (1 | h)", "levels": 6},
+            "10 rows with 6 distinct combinations of random effects; variance shares that do not commute: eigenbasis "
+            "for each of 5 directions, rank 6 (",
+        ),
+        (
+            {"formula": "~ 0 + (1 | g) + (1 | h)", "n": 9, "levels": 3},
+            "9 rows with 3 distinct combinations of random effects; variance shares that commute: one eigenbasis, "
+            "rank 3 (",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_a_note_says_which_bases_were_chosen(options, line):
+    assert [note for note in tiny_problem(**options).notes if note.startswith(line) and note.endswith(" MiB)")]
 
 
 # ---- the grid's last point ------------------------------------------------------------------------------------------
@@ -281,4 +309,4 @@ def test_unusual_scale_of_a_relationship_matrix():
     with pytest.warns(ScaleWarning, match=r"mean diagonal of Z K Z' is 3"):
         problem = build_problem(design, Priors(), 1, 4)
     # Used as given, never rescaled.
-    np.testing.assert_allclose(problem.components[0].kernel(), K.to_numpy(), atol=1e-12)
+    np.testing.assert_allclose(kernel(problem.components[0]), K.to_numpy(), atol=1e-12)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
+from scipy.linalg import lapack
 
 from ..._kernels.factors import move_shares
 from ..._kernels.gaussian import draw_gaussians, draw_regressions, draw_rows, work_size
@@ -30,8 +32,8 @@ class Regressors:
     ----------
     common : ndarray, shape (b + k, n_s)
         Fixed-effect columns and factors in the common coordinates of the group's covariances.
-    by_basis : dict of int to ndarray, shape (b + k, n_s)
-        The same in each basis in use.
+    by_basis : dict of int to ndarray, shape (b + k, rank)
+        The same in each basis in use, inside.
     grams : ndarray, shape (n_used, b + k, b + k)
         ``D diag(w_g) D'`` for each grid point in use.
     position : ndarray of int, shape (n_points,)
@@ -57,14 +59,7 @@ def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: 
     by_basis = {int(a): cov.in_basis(common, a) for a in np.unique(cov.basis[used])}
     position = np.zeros(len(cov.basis), dtype=np.intp)
     position[used] = np.arange(len(used))
-    grams = np.empty((len(used), len(design), len(design)))
-
-    def form(i: int) -> None:
-        scaled = by_basis[int(cov.basis[used[i]])] * np.sqrt(cov.weights[used[i]])
-        np.matmul(scaled, scaled.T, out=grams[i])
-
-    pool.run(form, range(len(used)))
-    return Regressors(common, by_basis, grams, position)
+    return Regressors(common, by_basis, cov.grams(common, by_basis, used, pool), position)
 
 
 def draw_loadings(
@@ -97,6 +92,10 @@ def draw_loadings(
     rhs = np.empty((len(g), m))
     for a, rows in members:
         rhs[rows] = weighted[rows] @ shared.by_basis[a].T
+    if cov.rank < cov.n:
+        left = cov.residual_share[g]
+        yy += cov.sum_outside(y, y) / left
+        rhs += (y[:, cov.rank :] @ shared.common[:, cov.rank :].T) / left[:, None]
     prior_prec = np.empty((len(g), m))
     # The column of an effect that these rows cannot estimate is zeroed: any precision will do.
     prior_prec[:, :b] = np.where(group.estimable, state.effect_scales.trait_prec(problem.covariates, block), 1.0)
@@ -279,21 +278,28 @@ def draw_random_rows(
     """Draw ``Z U`` (the sum over random effects) given residuals, both in common coordinates; eq. SLAM-11.
 
     Element-wise in the basis of each grid point: mean ``(1 - (1-s) w) e``, variance ``(1-s) (1 - (1-s) w) / prec``.
+    Zero outside.
     """
     left = cov.residual_share[points][:, None]
     share = 1.0 - left * cov.weights[points]
     np.maximum(share, 0.0, out=share)
-    noise = rng.standard_normal(residual.shape)
+    noise = rng.standard_normal(share.shape)
     noise *= np.sqrt(share * (left / prec[:, None]))
-    return cov.from_coordinates(share * cov.coordinates(residual, points) + noise, points)
+    inside = cov.from_coordinates(share * cov.coordinates(residual, points) + noise, points)
+    if cov.rank == cov.n:
+        return inside
+    out = np.zeros_like(residual)
+    out[:, : cov.rank] = inside
+    return out
 
 
 def weigh_collapsed(
     problem: Problem, group: TraitGroup, state: State, block: slice, fixed_residual: np.ndarray
 ) -> None:
     """Store ``tau_j V^-1 (y - XB)`` of a block for the factor step."""
-    weighted = state.weighted[block]
-    np.multiply(group.cov.weights[state.g[block]], fixed_residual, out=weighted)
+    cov, g, weighted = group.cov, state.g[block], state.weighted[block]
+    np.multiply(cov.weights[g], fixed_residual[:, : cov.rank], out=weighted[:, : cov.rank])
+    np.divide(fixed_residual[:, cov.rank :], cov.residual_share[g][:, None], out=weighted[:, cov.rank :])
     weighted *= state.tau[block][:, None]
 
 
@@ -316,23 +322,22 @@ def weigh_given_random(
     state.random[block][:, rows] = cov.leave(random)
 
 
-def draw_factor_effects(problem: Problem, state: State, rng: np.random.Generator) -> None:
+def draw_factor_effects(problem: Problem, state: State, rng: np.random.Generator, pool: BlockPool) -> None:
     """Draw (kappa_l, B_F) of each factor jointly given its share, U_F integrated out; eq. SLAM-29."""
     b, cov, gamma = problem.n_factor_effects, problem.factor_cov, state.gamma
     if b == 0:
         return
-    common = cov.enter(problem.x_factor)
+    columns, factors = cov.enter(problem.x_factor), cov.enter(state.factors)
     used, which = np.unique(gamma, return_inverse=True)
-    columns = [cov.in_basis(common, int(cov.basis[g])) for g in used]
-    factors = cov.coordinates(cov.enter(state.factors), gamma)
-    weighted = factors * cov.weights[gamma]
+    by_basis = {int(a): cov.in_basis(columns, int(a)) for a in np.unique(cov.basis[used])}
+    solved = cov.solve(factors, gamma)
     prior_prec = state.effect_scales.factor_prec(problem.covariates)
     bad = draw_regressions(
-        np.array([(x * cov.weights[g]) @ x.T for x, g in zip(columns, used, strict=True)]),
+        cov.grams(columns, by_basis, used, pool),
         which,
         prior_prec,
-        np.array([columns[i] @ row for i, row in zip(which, weighted, strict=True)]),
-        np.einsum("li,li->l", weighted, factors),
+        solved @ columns.T,
+        np.einsum("li,li->l", solved, factors),
         rng.standard_normal((len(gamma), b)),
         rng.standard_gamma(problem.priors.factor.shape + 0.5 * cov.n, len(gamma)),
         problem.priors.factor.rate,
@@ -441,24 +446,36 @@ def draw_factors(problem: Problem, state: State, random: np.ndarray | None, pool
 def _factors_collapsed(
     problem: Problem, state: State, loadings: np.ndarray, keys: np.ndarray, sums: np.ndarray
 ) -> Callable[[int], None]:
-    """Draw a block of rows with a precision each: ``sum_g w_gi S_g + diag(kappa w_i)``; eq. SLAM-12."""
-    weights = problem.factor_cov.weights
-    k = problem.n_factors
+    """Draw a block of rows with a precision each, ``sum_g w_gi S_g + diag(kappa w_i)``; eq. SLAM-12.
+
+    Outside all rows have the same; eq. SLAM-33.
+    """
+    cov, k = problem.factor_cov, problem.n_factors
     lower = sums[:, *np.tril_indices(k)]
-    prior_weights = state.kappa[:, None] * weights[state.gamma]
+    prior_weights = state.kappa[:, None] * cov.weights[state.gamma]
     mean = state.factor_mean(problem) if problem.n_factor_effects else None
+    if cov.rank < cov.n:
+        prior_outside = state.kappa / cov.residual_share[state.gamma]
+        precision = np.tensordot(1.0 / cov.residual_share[keys], sums, axes=1)
+        precision[np.diag_indices(k)] += prior_outside
+        draw_outside = _shared_precision(precision, state)
 
     def draw(i: int) -> None:
         rows = problem.row_blocks[i]
+        outside = rows.start >= cov.rank
         rhs = loadings @ state.weighted[:, rows]
         if mean is not None:
-            rhs += prior_weights[:, rows] * mean[:, rows]
+            rhs += (prior_outside[:, None] if outside else prior_weights[:, rows]) * mean[:, rows]
+        noise = state.streams.rows[i].standard_normal(rhs.shape)
+        if outside:
+            state.factors[:, rows] = draw_outside(rhs, noise)
+            return
         drawn = np.empty_like(rhs)
         bad = draw_rows(
-            lower.T @ weights[keys, rows],
+            lower.T @ cov.weights[keys, rows],
             np.ascontiguousarray(prior_weights[:, rows]),
             rhs,
-            state.streams.rows[i].standard_normal(rhs.shape),
+            noise,
             np.empty(work_size(k)),
             drawn,
         )
@@ -466,6 +483,14 @@ def _factors_collapsed(
         state.factors[:, rows] = drawn
 
     return draw
+
+
+def _shared_precision(precision: np.ndarray, state: State) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Draws of many columns ``N(P^-1 rhs, P^-1)`` with one P, from ``rhs`` and standard normals, both (k, n)."""
+    root, bad = lapack.dpotrf(precision, lower=True)
+    _check_factors(-1 if bad == 0 else bad, state)
+    inverse, _ = lapack.dtrtri(root, lower=True)
+    return lambda rhs, noise: inverse.T @ (inverse @ rhs + noise)
 
 
 def _factors_given_random(
@@ -541,8 +566,7 @@ def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Ge
     rng : Generator
     """
     cov = problem.factor_cov
-    coordinates = cov.coordinates(cov.enter(state.factor_residual(problem)), state.gamma)
-    psi = state.kappa * np.einsum("li,li,li->l", coordinates, coordinates, cov.weights[state.gamma])
+    psi = state.kappa * cov.own_forms(cov.enter(state.factor_residual(problem)), state.gamma)
     if problem.n_factor_effects:
         psi += state.kappa * _factor_penalty(problem, state)
     order = 0.5 * (problem.n + problem.n_factor_effects - state.scales.n_active)
@@ -652,7 +676,7 @@ def draw_linked_traits(problem: Problem, state: State, pool: BlockPool) -> None:
 
 def draw_effects(
     problem: Problem,
-    roots: Sequence[np.ndarray | None],
+    roots: Sequence[np.ndarray | sp.csr_array | None],
     cov: Covariances,
     rows: np.ndarray,
     residual: np.ndarray,
@@ -668,7 +692,7 @@ def draw_effects(
     Parameters
     ----------
     problem : Problem
-    roots : sequence of ndarray or None
+    roots : sequence of ndarray, scipy CSR or None
         ``L`` with ``K = L L'`` for each component (None for the identity).
     cov : Covariances
         Of `rows`, in the basis of `residual`.

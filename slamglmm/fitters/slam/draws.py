@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ...linalg.rotation import symmetric_eigen
+from ...linalg.families import kernel_root
 from ...linalg.threads import BLOCK, blocks
 from .blocks import draw_effects
 from .effect_variances import EffectVariances
@@ -129,14 +129,7 @@ class EffectSampler:
     """Draws of all random effects, factor part included; keeps the roots of K."""
 
     def __init__(self, problem: Problem):
-        self.roots: list[np.ndarray | None] = []
-        for component in problem.components:
-            if component.K is None:
-                self.roots.append(None)
-                continue
-            K = component.K if isinstance(component.K, np.ndarray) else component.K.toarray()
-            values, vectors = symmetric_eigen(K)
-            self.roots.append(vectors * np.sqrt(values))
+        self.roots = [None if component.K is None else kernel_root(component.K) for component in problem.components]
 
     def __call__(self, problem: Problem, state: State) -> list[np.ndarray]:
         """``U_R + U_F Lambda`` of each component, shape (r_m, p), on the scale of the data."""
@@ -319,8 +312,7 @@ class RunningMeans:
         if problem.n_factor_effects:
             self.coef_factor[block] += state.coef[block, b:] @ state.coef_factor
         if problem.collapsed:
-            solved = cov.weights[g]
-            solved *= residual
+            solved = cov.solve(residual, g)
             if self.eta is not None:
                 # y - E[residual]: the data are constant, so only the residual's mean is summed.
                 self.eta[block] -= cov.residual_share[g][:, None] * solved

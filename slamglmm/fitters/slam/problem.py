@@ -13,8 +13,9 @@ import scipy.sparse as sp
 
 from ...design import Design
 from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortlist
-from ...linalg.covariances import Covariances, build_covariances
-from ...linalg.rotation import Rotation, joint_eigenbasis
+from ...linalg.covariances import Covariances, JointBasis, find_joint_basis
+from ...linalg.families import RandomEffect
+from ...linalg.rotation import Rotation
 from ...linalg.threads import BLOCK, blocks, single_threaded_blas
 from ...links import LINKS, Identity, Likelihood, LinkChoice, LinkedColumns, Measurements, assign_links
 from ...priors import (
@@ -58,12 +59,10 @@ class Component:
     Z: sp.csr_array
     K: np.ndarray | sp.csr_array | None
 
-    def kernel(self) -> np.ndarray:
-        """``Z K Z'``, shape (n, n)."""
-        ZK = self.Z if self.K is None else self.Z @ self.K
-        product = ZK @ self.Z.T
-        dense = product.toarray() if sp.issparse(product) else np.asarray(product)
-        return 0.5 * (dense + dense.T)
+    @property
+    def random_effect(self) -> RandomEffect:
+        """Level and multiplier of each row."""
+        return RandomEffect(self.Z.indices, self.Z.data, self.K)
 
     def levels_from_rows(self, alpha: np.ndarray) -> np.ndarray:
         """``K Z' alpha`` for each row of ``alpha`` (c, n), shape (c, r)."""
@@ -303,17 +302,17 @@ def build_problem(
     Y = (latent.start - center[:, None]) / scale[:, None]
 
     with single_threaded_blas():
-        kernels = [component.kernel() for component in components]
-        _check_kernels(components, kernels)
+        effects = [component.random_effect for component in components]
+        _check_effects(components)
         complete = bool(observed.all()) and not latent.links
-        joint = joint_eigenbasis(kernels) if kernels and complete else None
-        collapsed = complete and (joint is not None or not kernels)
+        joint = find_joint_basis(effects, n)
+        collapsed = complete and joint.values is not None
         include_one = collapsed and _stays_invertible(joint)
         grid = share_grid(len(components), int(h2_grid), include_one)
         if len(components) == 1 and not include_one:
             reason = "Z K Z' is singular" if collapsed else "the random effects are part of the chain"
             notes.append(f"h2 = 1 is not on the grid ({reason}); the last point is {grid.shares.max():.3g}")
-        factor_cov = _covariances(kernels, grid, n, joint)
+        factor_cov = joint.covariances(grid.shares, grid.ray, grid.directions)
         patterns = (
             [(np.ones(n, dtype=bool), latent.order)]
             if complete or latent.links
@@ -327,7 +326,9 @@ def build_problem(
             cov = (
                 factor_cov
                 if whole
-                else _covariances([kernel[np.ix_(rows, rows)] for kernel in kernels], grid, len(rows))
+                else find_joint_basis([effect.on(rows) for effect in effects], len(rows)).covariances(
+                    grid.shares, grid.ray, grid.directions
+                )
             )
             members = slice(start, start + len(traits))
             groups.append(
@@ -343,7 +344,9 @@ def build_problem(
             start = members.stop
         y = Y[order]
         rotation = factor_cov.outer if complete else Rotation()
-        notes += _describe_groups(groups, factor_cov, list(design.X.columns), latent, order, len(components))
+        if components:
+            notes.append(_describe_bases(joint, factor_cov))
+        notes += _describe_groups(groups, factor_cov, list(design.X.columns), latent, order)
         membership = np.zeros((n, len(groups)), dtype=bool)
         for s, group in enumerate(groups):
             membership[group.rows, s] = True
@@ -382,15 +385,16 @@ def build_problem(
             n_factors=int(k),
             priors=priors,
             links=latent.links,
-            row_blocks=tuple(blocks(n, BLOCK)),
+            row_blocks=row_blocks(n, factor_cov.rank if collapsed else n),
             notes=tuple(notes),
         )
 
 
-def _covariances(
-    kernels: Sequence[np.ndarray], grid: ShareGrid, n: int, joint: tuple[np.ndarray, np.ndarray] | None = None
-) -> Covariances:
-    return build_covariances(kernels, grid.shares, grid.ray, grid.directions, n, joint)
+def row_blocks(n: int, rank: int) -> tuple[slice, ...]:
+    """Blocks of rows with a random stream each, of a size that depends on n only; none straddles the rank."""
+    inside = BLOCK * int(np.clip(n // (64 * BLOCK), 1, 16))
+    outside = blocks(n - rank, 32 * BLOCK)
+    return (*blocks(rank, inside), *(slice(rank + rows.start, rank + rows.stop) for rows in outside))
 
 
 def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -534,13 +538,13 @@ def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:
     return tuple(components)
 
 
-def _check_kernels(components: Sequence[Component], kernels: Sequence[np.ndarray]) -> None:
-    for component, kernel in zip(components, kernels, strict=True):
-        diagonal = np.diag(kernel)
+def _check_effects(components: Sequence[Component]) -> None:
+    for component in components:
+        diagonal = component.random_effect.diagonal()
         mean = diagonal.mean()
         if mean <= 0:
             raise DataError(f"random term '{component.label}': Z K Z' is zero on the rows with data.")
-        if np.abs(kernel - mean * np.eye(len(kernel))).max() <= 1e-8 * mean:
+        if np.abs(diagonal - mean).max() <= 1e-8 * mean and _unrelated(component.random_effect, mean):
             raise DataError(
                 f"random term '{component.label}' has one record for each level and no relationships between levels, "
                 "so it cannot be told from the residual (its h2 would only repeat the prior). Pass a relationship "
@@ -556,10 +560,25 @@ def _check_kernels(components: Sequence[Component], kernels: Sequence[np.ndarray
             )
 
 
-def _stays_invertible(joint: tuple[np.ndarray, np.ndarray] | None) -> bool:
-    if joint is None:
+def _unrelated(effect: RandomEffect, mean: float) -> bool:
+    """Whether a ``Z K Z'`` of constant diagonal has nothing beside it."""
+    present = np.unique(effect.codes)
+    if len(present) < len(effect.codes):
         return False
-    values, _ = joint
+    if effect.K is None:
+        return True
+    among = effect.K[present][:, present].copy()
+    if sp.issparse(among):
+        among -= sp.diags_array(among.diagonal())
+    else:
+        np.fill_diagonal(among, 0.0)
+    return bool(abs(among).max() <= 1e-8 * mean)
+
+
+def _stays_invertible(joint: JointBasis) -> bool:
+    values = joint.values
+    if values is None or not len(values) or joint.rank < joint.n:
+        return False
     return bool(np.all(values.min(axis=1) >= MIN_RELATIVE_EIGENVALUE * values.mean(axis=1)))
 
 
@@ -648,21 +667,32 @@ def _constant_coefficients(x: np.ndarray, flat: np.ndarray) -> np.ndarray | None
     return coef
 
 
+def _describe_bases(joint: JointBasis, cov: Covariances) -> str:
+    """What was found in the random effects, and what the chain works with."""
+    rows = f"{joint.n} rows"
+    if joint.n_cells < joint.n:
+        rows += f" with {joint.n_cells} distinct combinations of random effects"
+    count = sum(f for f, _ in joint.families)
+    if count > 1:
+        rows += f", in {count} families of at most {max(s for _, s in joint.families)}"
+    basis = "eigenbasis" if count == 1 else "eigenbases of the families"
+    if cov.kind == "rays":
+        how = f"variance shares that do not commute: {basis} for each of {len(cov.inner)} directions"
+    else:
+        how = f"one {basis}" if count == 1 else basis
+        if len(joint.values if joint.values is not None else ()) > 1:
+            how = f"variance shares that commute: {how}"
+    return f"{rows}; {how}, rank {cov.rank} ({cov.nbytes / 2**20:.3g} MiB)"
+
+
 def _describe_groups(
     groups: Sequence[TraitGroup],
     cov: Covariances,
     columns: list[str],
     latent: LatentTraits,
     order: np.ndarray,
-    n_effects: int,
 ) -> list[str]:
     lines = []
-    if n_effects > 1:
-        how = {
-            "diagonal": "they commute, so one rotation serves all",
-            "rays": f"they do not commute: an eigenbasis for each of {len(cov.inner)} directions, rank {cov.rank}",
-        }[cov.kind]
-        lines.append(f"{n_effects} variance shares; {how}")
     n_imputed = sum(int(group.imputed.sum()) for group in groups)
     n_rows = max(len(group.rows) for group in groups)
     if latent.links:

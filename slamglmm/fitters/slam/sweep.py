@@ -39,7 +39,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
 
         pool.run(draw_block, range(len(group.blocks)))
     if k:
-        draw.draw_factor_effects(problem, state, rng)
+        draw.draw_factor_effects(problem, state, rng, pool)
         draw.draw_factor_shares(problem, state, rng)
         if problem.collapsed:
             draw.draw_factors(problem, state, None, pool)
