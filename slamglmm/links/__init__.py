@@ -6,6 +6,7 @@ from .base import Likelihood, Link, Measurements, Parameters
 from .combined import LinkChoice, LinkedColumns, assign_links
 from .gaussian_weights import GaussianWeights
 from .identity import Identity
+from .voom import Voom, voom
 
 LINKS: dict[str, type[Link]] = {
     "identity": Identity,
@@ -23,5 +24,7 @@ __all__ = [
     "LinkedColumns",
     "Measurements",
     "Parameters",
+    "Voom",
     "assign_links",
+    "voom",
 ]
