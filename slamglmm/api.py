@@ -426,7 +426,7 @@ def sparse_lmm(
     relmat : dict, optional
         Relationship matrix of the grouping factor.
     family : {"gaussian", "binomial"}
-        Binomial: a response of 0 and 1 by the bound of Jaakkola and Jordan.
+        Binomial: a response of 0 and 1 (or shares of successes, see `weights`) by the bound of Jaakkola and Jordan.
     log_odds : Series or array of length m, optional
         Natural-log prior odds of each marker, relative to those of `pi`: 0 for all by default; with ``pi=0.5`` they
         are the prior log odds themselves.
@@ -440,7 +440,8 @@ def sparse_lmm(
     dof : {"ml", "reml"}
         Rows of the likelihood: n, or n less the number of covariates.
     weights : str or array of length n, optional
-        Observation weights: the residual variance of row i is ``v / w_i``.
+        Observation weights: the residual variance of row i is ``v / w_i``. Binomial: numbers of trials, the response
+        being the share of successes.
     standardize : bool
         Scale every marker to unit variance first, so that `prior_var` is about standardised effects. Results are on
         the scale of the dosages either way.

@@ -8,7 +8,7 @@ to Q, ``x_k'R = c_k (g_k' S + a_k'u)`` with ``a_k = Q' diag(w)^1/2 g_k``, ``S = 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,15 @@ class ProjectedMarkers:
     def root_weights(self) -> np.ndarray | None:
         """Square roots of the weights, or None."""
         return np.sqrt(self.weights) if len(self.weights) else None
+
+    def scaled_by(self, scale: np.ndarray) -> ProjectedMarkers:
+        """The same with columns ``c_k`` times as large (not for columns that are scaled already); eq. VB-2.
+
+        Parameters
+        ----------
+        scale : ndarray, length m
+        """
+        return replace(self, scale=self.scale * scale, gram=self.gram * scale**2)
 
     def project(self, Y: np.ndarray) -> np.ndarray:
         """Responses (T, n) after weights and covariates, times the root weights: a residual S to start from."""

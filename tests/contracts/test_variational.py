@@ -60,7 +60,11 @@ def test_bound_never_falls(options, seed):
     assert falls(fit(G, frame, tol=1e-8, **options).elbo) < 1e-9
 
 
-@pytest.mark.parametrize("options", [{}, {"pi": 0.05}, {"prior_var": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"pi": 0.05}, {"prior_var": 1.0}, {"standardize": True}, {"weights": np.arange(200) % 4 + 1}],
+    ids=str,
+)
 def test_binomial_bound_never_falls(options):
     """The bound of Jaakkola and Jordan with its own eta."""
     G, frame, Y = data()

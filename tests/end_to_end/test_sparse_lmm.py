@@ -291,6 +291,86 @@ def test_binomial():
     np.testing.assert_allclose(packed.pip.to_numpy(), fit.pip.to_numpy(), atol=1e-8)
 
 
+def cases(n=200, m=30, seed=0):
+    """Shares of successes in one to five trials, and the same trials one by one."""
+    rng = np.random.default_rng(seed)
+    G = rng.binomial(2, 0.3, (n, m)).astype(float)
+    x = rng.standard_normal(n)
+    trials = rng.integers(1, 6, n)
+    successes = rng.binomial(trials, 1 / (1 + np.exp(0.5 - 1.2 * G[:, 4] - 0.5 * x)))
+    together = pd.DataFrame({"y": successes / trials, "x": x, "trials": trials})
+    row = np.repeat(np.arange(n), trials)
+    first = np.concatenate([np.arange(t) for t in trials])
+    apart = pd.DataFrame({"y": (first < successes[row]).astype(float), "x": x[row]})
+    return together, G, apart, G[row]
+
+
+@pytest.mark.parametrize("options", [{"pi": 0.05, "prior_var": 0.5}, {}, {"pi": "grid"}])
+def test_binomial_trials(options):
+    """A share of successes with the number of trials says what the trials say one by one."""
+    together, G, apart, G_apart = cases()
+    fixed = {"family": "binomial", "tol": 1e-7, "n_threads": 1, **options}
+    one = sg.sparse_lmm("y ~ x", together, markers=G, weights="trials", **fixed)
+    two = sg.sparse_lmm("y ~ x", apart, markers=G_apart, **fixed)
+    if "pi" in options:
+        np.testing.assert_allclose(one.pip, two.pip, atol=1e-6)
+        np.testing.assert_allclose(one.coef, two.coef, atol=1e-6)
+        np.testing.assert_allclose(one.fixef(), two.fixef(), atol=1e-6)
+    if options.get("prior_var"):
+        assert one.elbo[-1] == pytest.approx(two.elbo[-1], abs=1e-6)
+    assert one.pip.idxmax() == two.pip.idxmax() == 4
+
+
+def test_binomial_standardized():
+    """The fit to columns divided by their standard deviations, back on the scale of dosages."""
+    _, _, frame, G = cases()
+    sd = G.std(axis=0, ddof=1)
+    fixed = {"family": "binomial", "pi": 0.05, "prior_var": 0.3, "tol": 1e-8}
+    fit = sg.sparse_lmm("y ~ 1", frame, markers=G, standardize=True, **fixed)
+    by_hand = sg.sparse_lmm("y ~ 1", frame, markers=G / sd, **fixed)
+    np.testing.assert_allclose(fit.pip, by_hand.pip, atol=1e-9)
+    np.testing.assert_allclose(fit.coef * sd, by_hand.coef, atol=1e-9)
+    np.testing.assert_allclose(fit.elbo, by_hand.elbo, rtol=1e-12)
+    np.testing.assert_allclose(fit.fitted(), by_hand.fitted(), atol=1e-9)
+    pd.testing.assert_series_equal(fit.pve(seed=0), by_hand.pve(seed=0), rtol=1e-9)
+    pd.testing.assert_frame_equal(fit.credible_set(), by_hand.credible_set(), rtol=1e-6)
+
+
+def test_binomial_grid_averages():
+    """Weights from the bounds, every point fitted; any number of threads gives the same."""
+    _, _, frame, G = cases()
+    fit = sg.sparse_lmm("y ~ x", frame, markers=G, family="binomial", pi="grid", n_threads=1)
+    two = sg.sparse_lmm("y ~ x", frame, markers=G, family="binomial", pi="grid", n_threads=2)
+    np.testing.assert_array_equal(fit.pip, two.pip)
+    grid = fit.grid
+    np.testing.assert_allclose(grid["weight"], np.exp(grid["elbo"]) / np.exp(grid["elbo"]).sum(), rtol=1e-9)
+    single = sg.sparse_lmm("y ~ x", frame, markers=G, family="binomial", pi=float(grid["pi"].iloc[9]))
+    assert single.elbo[-1] == pytest.approx(grid["elbo"].iloc[9], abs=0.01)
+    em = sg.sparse_lmm("y ~ x", frame, markers=G, family="binomial")
+    assert abs(fit.coef[4] - em.coef[4]) < 0.05
+
+
+def test_binomial_offset():
+    """An offset that is a multiple of a covariate changes that covariate's effect, and nothing else."""
+    _, _, frame, G = cases()
+    fixed = {"markers": G, "family": "binomial", "tol": 1e-8}
+    one = sg.sparse_lmm("y ~ 1 + x", frame, **fixed)
+    two = sg.sparse_lmm("y ~ 1 + x + offset(0.7 * x)", frame, **fixed)
+    np.testing.assert_allclose(two.pip, one.pip, atol=1e-6)
+    np.testing.assert_allclose(two.fitted(), one.fitted(), atol=1e-6)
+    np.testing.assert_allclose(one.fixef()["mean"] - two.fixef()["mean"], [0.0, 0.7], atol=1e-6)
+    np.testing.assert_allclose(two.elbo[-1], one.elbo[-1], rtol=1e-9)
+
+
+def test_binomial_refuses_what_are_no_trials():
+    """A share that is not a whole number of successes."""
+    together, G, _, _ = cases()
+    with pytest.raises(DataError, match=r"takes a response of 0 and 1, or shares of successes with weights="):
+        sg.sparse_lmm("y ~ x", together, markers=G, family="binomial")
+    with pytest.raises(DataError, match=r"row 0 of 'y' has a share of 0.25 of 3 trials"):
+        sg.sparse_lmm("y ~ x", together.assign(y=0.25, trials=3), markers=G, family="binomial", weights="trials")
+
+
 # -- random effect ---------------------------------------------------------------------------------------------------
 
 
@@ -419,7 +499,6 @@ def test_random_effect_absorbs_relatedness():
         ({"residual_var": "reml"}, OptionError, "residual_var must be 'em' or a number, got 'reml'"),
         ({"tol": 0}, OptionError, "tol and max_iter must be positive, got 0 and 1000"),
         ({"family": "binomial"}, DataError, "takes a response of 0 and 1; 'y' has"),
-        ({"family": "binomial", "standardize": True}, OptionError, "standardize=True is not available"),
         ({"formula": "~ sex"}, OptionError, "needs a response: name it on the left of '~', or pass Y="),
         ({"formula": "y ~ 1 + (1 + age | sex)"}, OptionError, "one random effect with one column"),
         ({"formula": "y ~ 1 + (1 | nobody)"}, sg.errors.FormulaError, "nobody"),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
-from slamglmm.fitters.sparse_lmm.binomial import Logistic
+from slamglmm.fitters.sparse_lmm.binomial import Logistic, fit_logistic_grid
 from slamglmm.fitters.sparse_lmm.data import RegressionData
 from slamglmm.fitters.sparse_lmm.fit import fit_grid
 from slamglmm.fitters.sparse_lmm.spike_slab import SpikeSlab, start, sweep
@@ -101,6 +101,26 @@ def test_leukemia_trace():
     np.testing.assert_allclose(fit.fits.alpha[0], alpha, rtol=0, atol=1e-6)
     np.testing.assert_allclose(fit.eta, eta, rtol=0, atol=1e-6)
     assert np.diff(fit.fits.elbo[0]).min() > -1e-9 * abs(bounds[-1])
+
+
+def test_leukemia_grid():
+    """Six prior odds, each fitted twice, and the average over them."""
+    with np.load(FOLDER / "v2_leukemia.npz") as stored:
+        X, y, pip, beta = (stored[key] for key in ("X", "y", "pip", "beta"))
+    reference = json.loads((FOLDER / "v2_leukemia.json").read_text())["fit"]
+    n, m = X.shape
+    markers = read_markers(X)
+    data = RegressionData(
+        markers, markers, markers.columns(), y, np.ones((n, 1)), None, n, markers, np.arange(n), 0.0, None
+    )
+    log_odds = LN10 * np.array(reference["grid_logodds10"])
+    runs = fit_logistic_grid(data, np.zeros(m), frozenset(), log_odds, np.ones(6), tol=1e-6, max_iter=1000)
+    height = np.array([run.fits.elbo[0][-1] for run in runs])
+    np.testing.assert_allclose(height, reference["logw"], atol=1e-4)
+    weight = np.exp(height - height.max()) / np.exp(height - height.max()).sum()
+    np.testing.assert_allclose(weight, reference["w"], atol=1e-4)
+    np.testing.assert_allclose(weight @ [run.fits.alpha[0] for run in runs], pip, atol=1e-4)
+    np.testing.assert_allclose(weight @ [run.fits.coef[0] for run in runs], beta, atol=1e-4)
 
 
 def test_leukemia_by_formula():

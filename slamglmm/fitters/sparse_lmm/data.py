@@ -70,6 +70,8 @@ class RegressionData:
     constant : float
         Terms of the bound: ``(sum log w - log |V|) / 2``.
     polygenic : Polygenic or None
+    given_offset : ndarray, length n, or None
+        Of the linear predictor (binomial family; otherwise y is without it).
     """
 
     markers: Markers
@@ -83,6 +85,17 @@ class RegressionData:
     everyone: np.ndarray
     constant: float
     polygenic: Polygenic | None
+    given_offset: np.ndarray | None = None
+
+    @property
+    def offset(self) -> np.ndarray:
+        """Offset of the linear predictor, zeros unless given; length n."""
+        return np.zeros(len(self.y)) if self.given_offset is None else self.given_offset
+
+    @property
+    def trials(self) -> np.ndarray:
+        """Number of trials of each row (binomial family), zero for rows that are not in the data; length n."""
+        return np.ones(len(self.y)) if self.weights is None else self.weights
 
     @property
     def used(self) -> np.ndarray | None:
@@ -134,16 +147,12 @@ def regression_data(
             f"{n} row(s) with a response are too few for {b} covariate(s) and markers; at least {b + 2} are needed."
         )
     if family == "binomial":
-        if design.offset is not None:
-            raise OptionError("an offset is not supported with family='binomial'.")
-        if not np.isin(y, (0.0, 1.0)).all():
-            raise DataError(
-                f"family='binomial' takes a response of 0 and 1; '{design.traits[0]}' has {shortlist(np.unique(y))}."
-            )
+        _check_successes(design, y, None if design.weights is None else design.weights[seen])
     if np.ptp(y) == 0:
         raise DataError(f"response '{design.traits[0]}' is {y[0]:g} in all {n} rows; there is nothing to explain.")
-    if design.offset is not None:
-        y -= design.offset[seen]
+    offset = None if design.offset is None else design.offset[seen]
+    if offset is not None and family == "gaussian":
+        y, offset = y - offset, None
     everyone = match_rows(given, design.X.index, design.rows, design.n + design.n_dropped)
     at = everyone[seen]
     weights = None if design.weights is None else design.weights[seen]
@@ -158,7 +167,9 @@ def regression_data(
         return replace(like, y=placed)
     if not given.packed:
         picked = given.take(at)
-        return RegressionData(picked, picked, picked.columns(), y, Z, weights, n, given, everyone, constant, None)
+        return RegressionData(
+            picked, picked, picked.columns(), y, Z, weights, n, given, everyone, constant, None, offset
+        )
     if len(np.unique(at)) < n:
         twice = design.X.index[seen][pd.Index(at).duplicated()]
         raise DataError(
@@ -167,13 +178,44 @@ def regression_data(
         )
     whole = np.zeros(given.n)
     whole[at] = 1.0 if weights is None else weights
-    spread_y, spread_Z = np.zeros(given.n), np.zeros((given.n, b))
-    spread_y[at], spread_Z[at] = y, Z
+    spread_y, spread_Z, spread_offset = np.zeros(given.n), np.zeros((given.n, b)), np.zeros(given.n)
+    spread_y[at], spread_Z[at], spread_offset[at] = y, Z, 0.0 if offset is None else offset
     plain = n == given.n and weights is None
     columns = given.columns(None if plain else whole > 0)
     return RegressionData(
-        given, given, columns, spread_y, spread_Z, None if plain else whole, n, given, everyone, constant, None
+        given,
+        given,
+        columns,
+        spread_y,
+        spread_Z,
+        None if plain else whole,
+        n,
+        given,
+        everyone,
+        constant,
+        None,
+        None if offset is None else spread_offset,
     )
+
+
+def _check_successes(design: Design, y: np.ndarray, trials: np.ndarray | None) -> None:
+    """Shares of successes: 0 or 1, or whole successes of whole trials."""
+    name = design.traits[0]
+    if trials is None:
+        if not np.isin(y, (0.0, 1.0)).all():
+            raise DataError(
+                f"family='binomial' takes a response of 0 and 1, or shares of successes with weights= numbers of "
+                f"trials; '{name}' has {shortlist(np.unique(y))}."
+            )
+        return
+    successes = y * trials
+    whole = (np.abs(successes - np.rint(successes)) < 1e-6) & (np.rint(trials) == trials)
+    if not (whole & (y >= 0) & (y <= 1)).all():
+        first = int(np.argmin(whole & (y >= 0) & (y <= 1)))
+        raise DataError(
+            f"family='binomial' with weights takes shares of successes and numbers of trials; row {first} of "
+            f"'{name}' has a share of {y[first]:g} of {trials[first]:g} trials."
+        )
 
 
 def _rotated(

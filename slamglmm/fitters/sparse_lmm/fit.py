@@ -22,7 +22,7 @@ from ...genotypes import Markers, read_markers
 from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
 from ...linalg.threads import BlockPool, single_threaded_blas
 from ...results.variational import SparseLmmFits, SparseLmmResult
-from .binomial import Logistic
+from .binomial import Logistic, fit_logistic_grid, working_response
 from .data import RegressionData, regression_data
 from .posterior import LOGISTIC_VAR, Estimate, FittedRegression, estimate_of
 from .spike_slab import Fits, SpikeSlab, fit, start
@@ -187,8 +187,6 @@ def _check_options(options: Mapping[str, Any]) -> None:
     number("residual_var", 0.0, np.inf, ("em",))
     if options["family"] == "binomial" and options["residual_var"] != "em":
         raise OptionError("residual_var has no meaning for family='binomial'; leave it out.")
-    if options["family"] == "binomial" and options["standardize"]:
-        raise OptionError("standardize=True is not available with family='binomial'; scale the markers before.")
     if not options["tol"] > 0 or not options["max_iter"] >= 1:
         raise OptionError(f"tol and max_iter must be positive, got {options['tol']!r} and {options['max_iter']!r}.")
 
@@ -315,11 +313,15 @@ def fit_grid(
     return again
 
 
+def _grid_log_odds(m: int) -> np.ndarray:
+    return np.linspace(_logit(1.0 / max(m, 3)), _logit(0.1 if m > 20 else 0.5), GRID_POINTS)
+
+
 def _over_grid(
     model: SpikeSlab, data: RegressionData, v: float, slab: Any, options: Mapping[str, Any], pool: BlockPool
 ) -> tuple[Estimate, pd.DataFrame, pd.DataFrame]:
     m = len(model.markers.order)
-    log_odds = np.linspace(_logit(1.0 / max(m, 3)), _logit(0.1 if m > 20 else 0.5), GRID_POINTS)
+    log_odds = _grid_log_odds(m)
     shares = expit(log_odds)
     fits = fit_grid(
         model,
@@ -331,22 +333,29 @@ def _over_grid(
         max_iter=options["max_iter"],
         pool=pool,
     )
-    starts = _starts_table(list(shares), fits)
-    height = starts["elbo"].to_numpy()
-    weight = softmax(height)
     points = [estimate_of(model, fits, t) for t in range(GRID_POINTS)]
+    averaged, grid = _averaged(points, log_odds, fits.sweeps)
+    return averaged, _starts_table(list(shares), fits), grid
+
+
+def _averaged(points: list[Estimate], log_odds: np.ndarray, sweeps: np.ndarray) -> tuple[Estimate, pd.DataFrame]:
+    """The posterior averaged over prior log odds with weights from the bounds, and the table of them."""
+    height = np.array([point.elbo[-1] for point in points])
+    weight = softmax(height)
+    v, a = (np.array([getattr(point, name) for point in points]) for name in ("v", "a"))
     best = points[int(height.argmax())]
     coef = weight @ np.array([point.coef for point in points])
     square = weight @ np.array([point.variance + point.coef**2 for point in points])
+    shares = expit(log_odds)
     grid = pd.DataFrame(
         {
             "log_odds": log_odds,
             "pi": shares,
             "elbo": height,
             "weight": weight,
-            "residual_var": fits.v,
-            "prior_var": fits.a,
-            "sweeps": fits.sweeps,
+            "residual_var": v,
+            "prior_var": a,
+            "sweeps": sweeps,
         }
     )
     averaged = replace(
@@ -354,40 +363,55 @@ def _over_grid(
         pip=weight @ np.array([point.pip for point in points]),
         coef=coef,
         variance=np.maximum(square - coef**2, 0.0),
-        v=float(weight @ fits.v),
-        a=float(weight @ fits.a),
+        v=float(weight @ v),
+        a=float(weight @ a),
         theta=_logit(float(weight @ shares)),
-        converged=bool(fits.converged[weight > 1e-3].all()),
+        converged=all(point.converged for point, w in zip(points, weight, strict=True) if w > 1e-3),
     )
-    return averaged, starts, grid
+    return averaged, grid
 
 
 def _binomial(
     data: RegressionData, offset: np.ndarray, options: Mapping[str, Any], pool: BlockPool
 ) -> tuple[Estimate, ProjectedMarkers, pd.DataFrame, pd.DataFrame | None]:
-    if options["pi"] == "grid":
-        raise OptionError("pi='grid' is for the gaussian family; use pi='em' or a number.")
     rows = None if data.weights is None else (data.weights > 0).astype(float)
-    if data.weights is not None and not np.isin(data.weights, (0.0, 1.0)).all():
-        raise OptionError("observation weights are not supported with family='binomial'.")
-    plain = project_markers(data.columns, data.Z, rows, pool=pool)
+    plain = project_markers(data.columns, data.Z, rows, options["standardize"], pool)
     m = len(plain.order)
     if m == 0:
         raise DataError(f"none of the {data.markers.m} markers varies once the covariates are accounted for.")
     _report_constant(plain, data.source)
+    scale = plain.scale if options["standardize"] else None
     mean_square = float(plain.gram.sum()) / (m * data.n_obs)
     learn = frozenset(name for name, key in (("a", "prior_var"), ("pi", "pi")) if options[key] == "em")
-    shares = _starting_shares(m, options["pi"])
-    runs = []
-    for share in shares:
-        a = _starting_a(share, mean_square, m) * LOGISTIC_VAR if options["prior_var"] == "em" else options["prior_var"]
-        run = Logistic(data, offset, learn, float(a), _logit(share))
-        run.fit(options["tol"], options["max_iter"], pool)
-        runs.append(run)
+    tol, max_iter = options["tol"], options["max_iter"]
+
+    def slab(share: float) -> float:
+        fixed = options["prior_var"]
+        return _starting_a(share, mean_square, m) * LOGISTIC_VAR if fixed == "em" else float(fixed)
+
+    def run(share: float) -> Logistic:
+        made = Logistic(data, offset, learn, slab(share), _logit(share), scale=scale)
+        made.fit(tol, max_iter)
+        return made
+
+    if options["pi"] == "grid":
+        log_odds = _grid_log_odds(m)
+        shares = list(expit(log_odds))
+        slabs = np.array([slab(share) for share in shares])
+        runs = fit_logistic_grid(
+            data, offset, learn, log_odds, slabs, tol=tol, max_iter=max_iter, scale=scale, pool=pool
+        )
+    else:
+        shares = _starting_shares(m, options["pi"])
+        runs = pool.run(run, shares)
     starts = pd.concat([_starts_table([share], run.fits) for share, run in zip(shares, runs, strict=True)])
     starts = starts.reset_index(drop=True)
-    best = runs[int(starts["elbo"].to_numpy().argmax())]
-    return estimate_of(best.model, best.fits, 0), best.model.markers, starts, None
+    points = [estimate_of(run.model, run.fits, 0) for run in runs]
+    best = int(starts["elbo"].to_numpy().argmax())
+    if options["pi"] != "grid":
+        return points[best], runs[best].model.markers, starts, None
+    averaged, grid = _averaged(points, log_odds, starts["sweeps"].to_numpy())
+    return averaged, runs[best].model.markers, starts, grid
 
 
 def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
@@ -428,14 +452,11 @@ def _result(
 ) -> SparseLmmResult:
     binomial = options["family"] == "binomial"
     names = data.source.names
-    regression = FittedRegression(
-        data, options["standardize"], projected.weights if binomial else None, offset, estimate
-    )
+    regression = FittedRegression(data, projected.scale, projected.weights if binomial else None, offset, estimate)
     scaled = estimate.coef * projected.scale
     target = data.y - projected.fitted(scaled[None])[0]
     if binomial:
-        working = np.divide(data.y - 0.5, projected.weights, out=np.zeros_like(target), where=projected.weights > 0)
-        target = working + target - data.y
+        target += working_response(data, projected.weights) - data.y
     covariates, covariates_sd = _covariates(projected, estimate, target, design.X.shape[1])
     means = data.source.means(data.used)
     effects = np.zeros((1, data.given.n))

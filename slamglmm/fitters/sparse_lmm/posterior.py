@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ...linalg.projection import ProjectedMarkers, project_markers
+from .binomial import working_response
 from .data import RegressionData
 from .spike_slab import Fits, SpikeSlab, slab_variance
 
@@ -63,23 +64,24 @@ class FittedRegression:
     Attributes
     ----------
     data : RegressionData
-    standardize : bool
+    scale : ndarray, length m
+        ``c_k`` of the columns; 0 for a marker that does not vary.
     slope : ndarray, length n, or None
-        Weights of the logistic bound at the end (binomial family).
+        Weights of the logistic bound at the end, times trials (binomial family).
     offset : ndarray, length m
         Prior log odds of the markers relative to theta.
     estimate : Estimate
     """
 
     data: RegressionData
-    standardize: bool
+    scale: np.ndarray
     slope: np.ndarray | None
     offset: np.ndarray
     estimate: Estimate
 
     def _projected(self, slope: np.ndarray | None) -> ProjectedMarkers:
         weights = self.data.weights if slope is None else slope
-        return project_markers(self.data.columns, self.data.Z, weights, self.standardize)
+        return project_markers(self.data.columns, self.data.Z, weights).scaled_by(self.scale)
 
     def explained_variances(self, draws: int, seed: int | None) -> np.ndarray:
         """Draws of the share of variance explained by the markers, length `draws`.
@@ -90,21 +92,21 @@ class FittedRegression:
         seed : int or None
         """
         data, rng = self.data, np.random.default_rng(seed)
-        residual, unit = self.estimate.v, np.ones(len(self.estimate.coef))
+        residual = self.estimate.v
         if data.polygenic is not None:
             # In the rows as they were: rotated ones have lost their variances.
             projected = project_markers(data.source.columns(), data.polygenic.Z)
-            residual, unit = residual * data.polygenic.mean_variance, self._projected(None).scale
+            residual *= data.polygenic.mean_variance
         elif self.slope is not None:
             # On the scale of the linear predictor every row counts alike.
             projected = project_markers(data.columns, data.Z, None if data.used is None else data.used.astype(float))
             residual = LOGISTIC_VAR
         else:
-            projected = self._projected(None)
+            projected = project_markers(data.columns, data.Z, data.weights)
         out = np.empty(draws)
         for begin in range(0, draws, DRAW_BLOCK):
             size = min(DRAW_BLOCK, draws - begin)
-            coef = unit * self._draw(size, rng)
+            coef = self.scale * self._draw(size, rng)
             signal = np.zeros((size, projected.columns.shape[0]))
             carried = np.zeros((size, projected.basis.rank))
             projected.subtract(coef, signal, carried)
@@ -140,8 +142,7 @@ class FittedRegression:
         v, a = estimate.v, estimate.a if self.slope is None else estimate.a / estimate.v
         response = self.data.y
         if self.slope is not None:
-            half = np.where(self.slope > 0, response - 0.5, 0.0)
-            response = np.divide(half, self.slope, out=np.zeros_like(half), where=self.slope > 0)
+            response = working_response(self.data, self.slope)
         # One row a lead: all other effects taken off; and one row a lead: the lead itself.
         rows = np.zeros((2 * len(leads), markers.columns.shape[0]))
         rows[: len(leads)] = markers.project(response[None])
