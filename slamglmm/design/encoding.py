@@ -21,9 +21,10 @@ from formulaic.transforms import TRANSFORMS, C, ContrastsRegistry
 
 from ..errors import DataError, FormulaError, OptionError, shortlist
 from .bars import Piece, formula_error
+from .bases import bs_diff
 
 # Names R users write and formulaic does not know.
-OUR_FUNCTIONS: dict[str, Any] = {"factor": C, "as_factor": C, "sqrt": np.sqrt}
+OUR_FUNCTIONS: dict[str, Any] = {"factor": C, "as_factor": C, "sqrt": np.sqrt, "bs_diff": bs_diff}
 REPLACEMENTS = {"ns": "cr(x, df=...)", "ordered": "contrasts={...: 'poly'}", "relevel": "C(f, contr.treatment(...))"}
 CONTRASTS = {
     "poly": ContrastsRegistry.poly,
