@@ -13,6 +13,9 @@ CASES = {
     # many rows: records of 2000 lines with a dense kinship; families of at most 20 from a pedigree
     "slam_E": {"layout": "records", "n": 100_000, "p": 50, "k": 10},
     "slam_E_families": {"layout": "pedigree", "n": 50_000, "p": 50, "k": 10},
+    # repeated measurements: individuals, times of each, columns of the basis
+    "curves_small": {"n": 300, "times": 8, "b": 7},
+    "curves_large": {"n": 5000, "times": 20, "b": 12},
     "design_small": {"n": 10_000, "n_groups": 1_000},
     "design_large": {"n": 1_000_000, "n_groups": 100_000},
     # variance components by moments

@@ -5,6 +5,7 @@ Nothing heavy is imported here, because ``slamglmm.design`` loads with the packa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -165,6 +166,13 @@ class Design:
     def traits(self) -> pd.Index:
         """Names of the responses (empty without any)."""
         return self.X.columns[:0] if self.Y is None else self.Y.columns
+
+    @property
+    def short_names(self) -> tuple[str, ...]:
+        """Names of the columns of X, ``bs(age, df=5)[2]`` as ``bs2`` as long as that tells them apart."""
+        names = tuple(str(name) for name in self.X.columns)
+        short = tuple(re.sub(r"(\w+)\([^\[\]]*\)\[(\d+)\]", r"\1\2", name) for name in names)
+        return short if len(set(short)) == len(names) else names
 
     def term(self, label: str) -> RandomTerm:
         """Give the random term with this label.

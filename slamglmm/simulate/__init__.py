@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .ace import ace
+from .curves import SimulatedCurves, curves
 from .markers import SimulatedMarkers
 from .microbiome import SimulatedCommunities, microbiome
 from .mr_mash import mr_mash
 from .netgsa import SimulatedExpression, netgsa
+from .probes import SimulatedProbes, probes
 from .simulated import Simulated
 from .slam import slam
 from .sparse_lmm import sparse_lmm
@@ -15,12 +17,16 @@ from .trio import trio
 __all__ = [
     "Simulated",
     "SimulatedCommunities",
+    "SimulatedCurves",
     "SimulatedExpression",
     "SimulatedMarkers",
+    "SimulatedProbes",
     "ace",
+    "curves",
     "microbiome",
     "mr_mash",
     "netgsa",
+    "probes",
     "slam",
     "sparse_lmm",
     "trio",

@@ -35,3 +35,18 @@ class Simulated:
     def __repr__(self) -> str:
         n, p = self.Y.shape
         return f"Simulated({self.formula!r}: {n} rows, {p} traits, {int(self.Y.isna().sum().sum())} cells missing)"
+
+
+def renamed(truth: dict[str, Any], names: dict[Any, str]) -> dict[str, Any]:
+    """The same truth with other names of the traits, wherever these label rows or columns.
+
+    Parameters
+    ----------
+    truth : dict
+    names : dict
+        Old name -> new name.
+    """
+    return {
+        key: renamed(value, names) if isinstance(value, dict) else value.rename(index=names, columns=names)
+        for key, value in truth.items()
+    }

@@ -1,0 +1,419 @@
+"""Curves of individuals: repeated measurements as a linear model in a basis, with coefficients as latent traits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from ..design import Design, design
+from ..design.columns import open_frame, take_columns
+from ..errors import DataError, OptionError, shortlist
+from .base import Likelihood, Link, Measurements, Parameters
+from .cross_products import CrossProducts
+
+START_ITERATIONS = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Regression(Link):
+    """Each individual's curve is a linear model in a basis; its coefficients are the latent traits.
+
+    ``y_it = X_i eta_it + e`` for the measurements of trait t on individual i, at times of its own, with ``e ~ N(0,
+    1/phi_t)``. The formula of the model is about individuals, that of the link about their measurements.
+
+    Parameters
+    ----------
+    formula : str
+        Measured traits, and the basis of their curves: ``"height + weight ~ bs(age, df=5)"``. Any fixed effects of the
+        grammar; `bs_diff` gives splines whose roughness is shrunk, ``0 + cc(day, df=5)`` and ``bs_diff(day, df=5,
+        periodic=True)`` periodic ones.
+    data : DataFrame
+        Long format: one row for each time an individual was measured; NaN in a trait that was not.
+    individual : str
+        Column of `data` that says whose the measurements are, and of the frame of individuals (or the name of its
+        index).
+    noise_V, noise_nu : float
+        Prior of the measurement noise: ``phi_t s_t^2 ~ Ga(noise_nu - 1, noise_nu noise_V)``, where ``s_t^2`` is the
+        variance of the measurements around one curve for all.
+    """
+
+    formula: str
+    data: Any = field(repr=False)
+    individual: str
+    noise_V: float = 0.05
+    noise_nu: float = 3.0
+    labels: pd.Index | None = field(default=None, repr=False)
+
+    brings_data: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.noise_V > 0 or not self.noise_nu > 1:
+            raise OptionError(
+                f"Regression: expected noise_V > 0 and noise_nu > 1, got {self.noise_V!r} and {self.noise_nu!r}."
+            )
+        self.design  # noqa: B018 (mistakes in the formula are told where it was written)
+
+    @cached_property
+    def design(self) -> Design:
+        """Basis and measured traits, one row for each row of `data` with a time."""
+        made = design(self.formula, self.data)
+        if made.terms or made.offset is not None:
+            raise OptionError(
+                f"Regression({self.formula!r}): expected a basis only, such as 'height ~ bs(age, df=5)'. Random effects "
+                "and offsets belong in the formula of the model, where they act on the coefficients."
+            )
+        if made.Y is None:
+            raise OptionError(
+                f"Regression({self.formula!r}): no measured trait. Write it left of '~', as in 'height ~ bs(age, df=5)'."
+            )
+        return made
+
+    @cached_property
+    def measured(self) -> pd.Series:
+        """Individual of each row of the design."""
+        column = take_columns(open_frame(self.data), [self.individual], "measurements")[self.individual].iloc[self.design.rows]
+        if column.isna().any():
+            raise DataError(
+                f"Regression: column '{self.individual}' is missing in {int(column.isna().sum())} row(s) of the "
+                "measurements. Say whose they are, or drop them."
+            )
+        return column
+
+    def bind(self, frame: Any) -> Regression:
+        """Look up the individuals of the frame that the model's formula is about.
+
+        Parameters
+        ----------
+        frame : DataFrame
+
+        Raises
+        ------
+        DataError
+            No such column, an individual twice, or measurements of individuals that are not there.
+        """
+        opened = open_frame(frame)
+        if self.individual in opened.columns:
+            labels = pd.Index(take_columns(opened, [self.individual])[self.individual])
+        elif isinstance(opened, pd.DataFrame) and opened.index.name == self.individual:
+            labels = opened.index
+        else:
+            raise DataError(
+                f"Regression: data has no column '{self.individual}', so its rows cannot be matched with the "
+                f"measurements; it has {shortlist(opened.columns)}."
+            )
+        if not labels.is_unique:
+            raise DataError(
+                f"Regression: data has more than one row for {shortlist(labels[labels.duplicated()].unique())} of "
+                f"'{self.individual}'. Give one row for each individual; repeated measurements go into the link."
+            )
+        lost = pd.Index(self.measured.unique()).difference(labels)
+        if len(lost):
+            raise DataError(
+                f"Regression: {len(lost)} individual(s) with measurements are not in data: {shortlist(lost)}. Add them "
+                "there, or drop their measurements."
+            )
+        return replace(self, labels=labels)
+
+    def prepare(self, data: Measurements) -> CurveLikelihood:
+        """Cross products of every individual's basis; start by an empirical Bayes fit of the curves.
+
+        An individual without measurements is drawn from the model.
+        """
+        if self.labels is None:
+            raise OptionError("Regression: the individuals are not known yet; call bind(frame) first.")
+        codes = self.labels[data.rows].get_indexer(pd.Index(self.measured))
+        here = codes >= 0
+        records = Records(self.design.X.to_numpy()[here], codes[here].astype(np.intp), len(data.rows))
+        assert self.design.Y is not None
+        values = np.ascontiguousarray(self.design.Y.to_numpy()[here].T)
+        measured = tuple(str(name) for name in self.design.Y.columns)
+        curves, starts = [], []
+        for name, y in zip(measured, values, strict=True):
+            seen = ~np.isnan(y)
+            own = records.take(seen)
+            _check_basis(name, own.X, list(self.design.X.columns))
+            grams, which = own.grams()
+            starts.append(start_curves(own, grams, which, y[seen], name))
+            curves.append(Curves.around(own, seen, CrossProducts.of(grams, which), starts[-1].eta, y[seen]))
+        eta = np.concatenate([start.eta for start in starts])
+        return CurveLikelihood(
+            traits=tuple(f"{name}[{column}]" for name in measured for column in self.design.short_names),
+            start=eta,
+            known=np.zeros(eta.shape, dtype=bool),
+            informative=np.ones(eta.shape, dtype=bool),
+            center=np.concatenate([start.center for start in starts]),
+            scale=np.concatenate([start.scale for start in starts]),
+            measured=measured,
+            values=values,
+            curves=tuple(curves),
+            noise_shape=self.noise_nu - 1.0,
+            noise_rate=np.array([self.noise_nu * self.noise_V * start.spread for start in starts]),
+            first_noise=np.array([start.noise_var for start in starts]),
+        )
+
+
+def _check_basis(trait: str, X: np.ndarray, names: Sequence[str]) -> None:
+    rank = np.linalg.matrix_rank(X / np.maximum(np.linalg.norm(X, axis=0), 1e-300)) if len(X) else 0
+    if rank < len(names):
+        raise DataError(
+            f"Regression: the {len(names)} columns of the basis ({shortlist(names)}) have rank {rank} over the "
+            f"{len(X)} measurements of '{trait}'. Take fewer columns; cc() and cr() span the intercept, so write "
+            "'0 + cc(...)'."
+        )
+
+
+# -- what the measurements say about the coefficients ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows of a basis and whose they are.
+
+    Attributes
+    ----------
+    X : ndarray, shape (N, b)
+    codes : ndarray of int, shape (N,)
+        Individual.
+    n : int
+        Individuals, with or without records.
+    """
+
+    X: np.ndarray
+    codes: np.ndarray
+    n: int
+
+    def take(self, kept: np.ndarray) -> Records:
+        """Some of the records of the same individuals."""
+        return replace(self, X=self.X[kept], codes=self.codes[kept])
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """``X_i' v_i`` of each individual, shape (b, n)."""
+        return np.array([np.bincount(self.codes, column * values, self.n) for column in self.X.T])
+
+    def curves(self, eta: np.ndarray) -> np.ndarray:
+        """``X_i eta_i`` at every record, shape (N,), from coefficients (b, n)."""
+        out = np.zeros(len(self.X))
+        for column, coefficient in zip(self.X.T, eta, strict=True):
+            out += column * coefficient[self.codes]
+        return out
+
+    def grams(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct ``X_i'X_i``, shape (m, b, b), and which each individual has, shape (n,).
+
+        Individuals with the same rows of the basis, in whatever order, have the same one.
+        """
+        order = np.lexsort((*self.X.T, self.codes))
+        X, stops = self.X[order], np.cumsum(np.bincount(self.codes, minlength=self.n))
+        position: dict[bytes, int] = {}
+        grams, which = [], np.empty(self.n, dtype=np.intp)
+        for i, (start, stop) in enumerate(zip(np.r_[0, stops[:-1]], stops, strict=True)):
+            rows = X[start:stop]
+            which[i] = position.setdefault(rows.tobytes(), len(grams))
+            if which[i] == len(grams):
+                grams.append(rows.T @ rows)
+        return np.array(grams), which
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Measurements of one trait, as what they say about the coefficients.
+
+    Attributes
+    ----------
+    records : Records
+        Where the trait was measured.
+    seen : ndarray of bool
+        Which rows of the long data these are.
+    products : CrossProducts
+    reference : ndarray, shape (b, n)
+        Coefficients near the data: sums are taken around them, so that nothing cancels.
+    slope : ndarray, shape (b, n)
+        ``X_i' (y_i - X_i reference_i)``.
+    rss : float
+        Sum of squares of ``y - X reference``.
+    """
+
+    records: Records
+    seen: np.ndarray
+    products: CrossProducts
+    reference: np.ndarray
+    slope: np.ndarray
+    rss: float
+
+    @classmethod
+    def around(
+        cls, records: Records, seen: np.ndarray, products: CrossProducts, reference: np.ndarray, y: np.ndarray
+    ) -> Curves:
+        """From the measurements y, shape (N,)."""
+        rest = y - records.curves(reference)
+        return cls(records, seen, products, reference, records.sums(rest), float(rest @ rest))
+
+    def draw(
+        self, noise_var: float, mean: np.ndarray, prec: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Coefficients (b, n) given the model's mean (b, n) and precisions (b,); eq. LINK-21."""
+        rhs = self.slope / noise_var + prec[:, None] * (mean - self.reference)
+        return self.reference + self.products.draw(1.0 / noise_var, prec, rhs, rng.standard_normal(rhs.shape))
+
+    def sum_of_squares(self, eta: np.ndarray) -> float:
+        """``sum_i |y_i - X_i eta_i|^2``."""
+        step = eta - self.reference
+        return max(0.0, self.rss - 2.0 * float(np.vdot(step, self.slope)) + self.products.form(step))
+
+
+@dataclass(frozen=True)
+class CurveLikelihood(Likelihood):
+    """Measurements given the coefficients of curves; those of a trait are drawn jointly.
+
+    The data are traits × rows of the long data.
+
+    Attributes
+    ----------
+    measured : tuple of str
+        Traits.
+    values : ndarray, shape (traits, rows of the long data)
+    curves : tuple of Curves
+        One for each.
+    noise_shape : float
+    noise_rate : ndarray
+        Prior of the precision of the noise of each trait: a gamma.
+    first_noise : ndarray
+        First variances of the noise.
+    """
+
+    measured: tuple[str, ...]
+    values: np.ndarray
+    curves: tuple[Curves, ...]
+    noise_shape: float
+    noise_rate: np.ndarray
+    first_noise: np.ndarray
+
+    has_shared: ClassVar[bool] = True
+    separable: ClassVar[bool] = False
+
+    def labels(self) -> Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]]:
+        """Variance of the noise of each measured trait."""
+        return {"noise_var": (("measured", self.measured),)}
+
+    def start_parameters(self) -> Parameters:
+        """Those of the empirical Bayes fit."""
+        return {"noise_var": self.first_noise.copy()}
+
+    def simulate_parameters(self, rng: np.random.Generator) -> Parameters:
+        """Gamma precisions."""
+        return {"noise_var": self.noise_rate / rng.standard_gamma(self.noise_shape, len(self.noise_rate))}
+
+    def draw(
+        self,
+        eta: np.ndarray,
+        mean: np.ndarray,
+        prec: np.ndarray,
+        parameters: Parameters,
+        traits: slice,
+        rng: np.random.Generator,
+    ) -> None:
+        """All coefficients of each individual and trait jointly; eq. LINK-21."""
+        for part, curves, noise_var in zip(self._parts(), self.curves, parameters["noise_var"], strict=True):
+            eta[part] = curves.draw(noise_var, mean[part], prec[part], rng)
+
+    def draw_shared(self, eta: np.ndarray, parameters: Parameters, rng: np.random.Generator) -> None:
+        """Variances of the noise; eq. LINK-22."""
+        for t, (part, curves) in enumerate(zip(self._parts(), self.curves, strict=True)):
+            rate = self.noise_rate[t] + 0.5 * curves.sum_of_squares(eta[part])
+            shape = self.noise_shape + 0.5 * len(curves.records.codes)
+            parameters["noise_var"][t] = rate / rng.standard_gamma(shape)
+
+    def log_density(self, eta: np.ndarray, parameters: Parameters) -> np.ndarray:
+        """Normal log density of every measurement."""
+        variance = parameters["noise_var"][:, None]
+        return -0.5 * np.log(2 * np.pi * variance) - 0.5 * (self.values - self._fitted(eta)) ** 2 / variance
+
+    def simulate(self, eta: np.ndarray, parameters: Parameters, rng: np.random.Generator) -> np.ndarray:
+        """Points of the curves, with noise."""
+        fitted = self._fitted(eta)
+        return fitted + rng.standard_normal(fitted.shape) * np.sqrt(parameters["noise_var"])[:, None]
+
+    def with_data(self, data: np.ndarray) -> CurveLikelihood:
+        """Other measurements at the same times."""
+        curves = tuple(
+            Curves.around(of.records, of.seen, of.products, of.reference, y[of.seen])
+            for of, y in zip(self.curves, data, strict=True)
+        )
+        return replace(self, values=data, curves=curves)
+
+    def _fitted(self, eta: np.ndarray) -> np.ndarray:
+        """Curves where they were measured, NaN elsewhere."""
+        fitted = np.full(self.values.shape, np.nan)
+        for row, part, of in zip(fitted, self._parts(), self.curves, strict=True):
+            row[of.seen] = of.records.curves(eta[part])
+        return fitted
+
+    def _parts(self) -> list[slice]:
+        """Latent traits of each measured trait."""
+        b = len(self.traits) // len(self.curves)
+        return [slice(t * b, (t + 1) * b) for t in range(len(self.curves))]
+
+
+# -- start ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CurveStart:
+    """An empirical Bayes fit of one trait's curves.
+
+    Attributes
+    ----------
+    eta : ndarray, shape (b, n)
+    center, scale : ndarray, shape (b,)
+        Mean of the coefficients and their standard deviation among individuals.
+    noise_var : float
+    spread : float
+        Variance of the measurements around one curve for all.
+    """
+
+    eta: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+    noise_var: float
+    spread: float
+
+
+def start_curves(records: Records, grams: np.ndarray, which: np.ndarray, y: np.ndarray, name: str) -> CurveStart:
+    """Fit ``eta_i ~ N(center, diag(scale^2))`` by EM, a few steps of it.
+
+    Least squares of each individual would make the coefficients far too variable where measurements are few.
+
+    Raises
+    ------
+    DataError
+        Measurements that one curve for all fits exactly.
+    """
+    N, b = records.X.shape
+    center, *_ = np.linalg.lstsq(records.X, y, rcond=None)
+    rest = y - records.X @ center
+    spread = float(rest @ rest) / max(1, N - b)
+    if not spread > 1e-20 * max(float(y @ y) / N, np.finfo(float).tiny):
+        raise DataError(f"Regression: one curve for all fits '{name}' exactly. Leave the trait out.")
+    noise_var = 0.5 * spread
+    size = np.einsum("maa,m->a", grams, np.bincount(which, minlength=len(grams))) / N
+    var = 0.5 * spread / (b * size)
+    counts = np.bincount(which, minlength=len(grams))
+    for _ in range(START_ITERATIONS):
+        cov = np.linalg.inv(grams / noise_var + np.diag(1.0 / var))
+        # Deviations of the coefficients from the centre, given the data.
+        step = np.einsum("iab,bi->ai", cov[which], records.sums(rest)) / noise_var
+        shift = step.mean(axis=1)
+        uncertain = np.einsum("maa,m->a", cov, counts)
+        noise_var = (
+            np.sum((rest - records.curves(step)) ** 2) + np.einsum("mab,mba,m->", grams, cov, counts)
+        ) / N
+        var = np.mean((step - shift[:, None]) ** 2, axis=1) + uncertain / records.n
+        eta = center[:, None] + step
+        center = center + shift
+        rest = y - records.X @ center
+    return CurveStart(eta, center, np.sqrt(var), float(noise_var), spread)
