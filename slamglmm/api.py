@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from .design import Design, design
 from .errors import DroppedRowsWarning
-from .links import LinkChoice
+from .links import LinkChoice, bind_links
 from .priors import Priors
 from .results.posterior import SlamResult
 from .results.varcomp import HeResult, NetgsaResult
@@ -126,7 +126,7 @@ def slam(
         priors=priors or Priors(),
         n_factors=n_factors,
         factor_design=None if factor_formula is None else _factor_design(factor_formula, data),
-        link=link,
+        link=bind_links(link, data),
         h2_grid=h2_grid,
         draws=draws,
         burn=burn,

@@ -124,6 +124,8 @@ class Likelihood(ABC):
     has_shared: ClassVar[bool] = False
     # Latent traits that are drawn one by one can be dealt out to blocks; otherwise one call draws all.
     separable: ClassVar[bool] = True
+    # Parameters with a flat prior; nothing can be simulated from that.
+    flat: ClassVar[tuple[str, ...]] = ()
 
     def labels(self) -> Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]]:
         """Parameters to save: name -> its dimensions as (dimension, labels); ``"trait"`` is a dimension."""
@@ -185,6 +187,17 @@ class Link(ABC):
 
     # Links that carry their own data (say in long format) need no responses in the formula.
     brings_data: ClassVar[bool] = False
+    # What is kept besides the default of ``store=``.
+    keeps: ClassVar[tuple[str, ...]] = ()
+
+    def bind(self, frame: Any) -> Link:
+        """The same link with what it needs to know of the user's frame, before any row is left out.
+
+        Parameters
+        ----------
+        frame : DataFrame
+        """
+        return self
 
     @abstractmethod
     def prepare(self, data: Measurements) -> Likelihood:

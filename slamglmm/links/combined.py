@@ -41,13 +41,8 @@ def assign_links(choice: LinkChoice, columns: Sequence[str], known: Mapping[str,
     """
     if isinstance(choice, str | Link):
         return (LinkedColumns(_one(choice, known), tuple(columns)),)
-    pairs = list(choice.items()) if isinstance(choice, Mapping) else choice
-    if not isinstance(pairs, Sequence) or not pairs or any(not _is_pair(pair) for pair in pairs):
-        raise OptionError(
-            f"link={choice!r}: expected a name, a link, a dict {{name: columns}} or a list of (link, columns)."
-        )
     parts = []
-    for link, of in pairs:
+    for link, of in _pairs(choice):
         names = tuple([of] if isinstance(of, str) else of)
         unknown = [name for name in names if name not in columns]
         if unknown:
@@ -61,6 +56,37 @@ def assign_links(choice: LinkChoice, columns: Sequence[str], known: Mapping[str,
     if left:
         raise OptionError(f"link: {shortlist(left)} have no link. Add them, for example under 'gaussian'.")
     return tuple(parts)
+
+
+def bind_links(choice: LinkChoice, frame: Any) -> LinkChoice:
+    """Let every link have a look at the user's frame.
+
+    Parameters
+    ----------
+    choice : str, Link, dict or list
+        As in ``slam(link=)``.
+    frame : DataFrame
+    """
+    if isinstance(choice, Link):
+        return choice.bind(frame)
+    if isinstance(choice, str | Mapping):
+        return choice
+    return [(link.bind(frame) if isinstance(link, Link) else link, columns) for link, columns in _pairs(choice)]
+
+
+def kept_by_links(choice: LinkChoice) -> tuple[str, ...]:
+    """What links want kept besides the default of ``store=``."""
+    links = [choice] if isinstance(choice, str | Link) else [link for link, _ in _pairs(choice)]
+    return tuple(dict.fromkeys(name for link in links if isinstance(link, Link) for name in link.keeps))
+
+
+def _pairs(choice: Any) -> list[tuple[Any, Any]]:
+    pairs = list(choice.items()) if isinstance(choice, Mapping) else choice
+    if not isinstance(pairs, Sequence) or not pairs or any(not _is_pair(pair) for pair in pairs):
+        raise OptionError(
+            f"link={choice!r}: expected a name, a link, a dict {{name: columns}} or a list of (link, columns)."
+        )
+    return list(pairs)
 
 
 def _is_pair(item: Any) -> bool:

@@ -202,6 +202,7 @@ class ProbeLikelihood(Likelihood):
 
     has_shared: ClassVar[bool] = True
     separable: ClassVar[bool] = False
+    flat: ClassVar[tuple[str, ...]] = ("probe_mean",)
 
     def labels(self) -> Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]]:
         """Level and variance of the noise of each probe."""

@@ -40,6 +40,8 @@ class Regression(Link):
     noise_V, noise_nu : float
         Prior of the measurement noise: ``phi_t s_t^2 ~ Ga(noise_nu - 1, noise_nu noise_V)``, where ``s_t^2`` is the
         variance of the measurements around one curve for all.
+    individuals : Index, optional
+        Individuals of the rows of the frame; `slamglmm.slam` looks them up.
     """
 
     formula: str
@@ -47,9 +49,10 @@ class Regression(Link):
     individual: str
     noise_V: float = 0.05
     noise_nu: float = 3.0
-    labels: pd.Index | None = field(default=None, repr=False)
+    individuals: pd.Index | None = field(default=None, repr=False)
 
     brings_data: ClassVar[bool] = True
+    keeps: ClassVar[tuple[str, ...]] = ("Eta",)
 
     def __post_init__(self) -> None:
         if not self.noise_V > 0 or not self.noise_nu > 1:
@@ -84,6 +87,13 @@ class Regression(Link):
             )
         return column
 
+    @cached_property
+    def times(self) -> pd.DataFrame:
+        """Individual and predictors of each row of the design, individuals together."""
+        wanted = list(dict.fromkeys((self.individual, *self.design.recipe.fixed.needed)))
+        table = take_columns(open_frame(self.data), wanted, "measurements").iloc[self.design.rows]
+        return table.sort_values(wanted, ignore_index=True)
+
     def bind(self, frame: Any) -> Regression:
         """Look up the individuals of the frame that the model's formula is about.
 
@@ -117,16 +127,23 @@ class Regression(Link):
                 f"Regression: {len(lost)} individual(s) with measurements are not in data: {shortlist(lost)}. Add them "
                 "there, or drop their measurements."
             )
-        return replace(self, labels=labels)
+        return replace(self, individuals=labels)
 
     def prepare(self, data: Measurements) -> CurveLikelihood:
         """Cross products of every individual's basis; start by an empirical Bayes fit of the curves.
 
         An individual without measurements is drawn from the model.
         """
-        if self.labels is None:
+        if self.individuals is None:
             raise OptionError("Regression: the individuals are not known yet; call bind(frame) first.")
-        codes = self.labels[data.rows].get_indexer(pd.Index(self.measured))
+        if data.columns:
+            raise OptionError(
+                f"Regression brings its own measurements, but there are responses besides: {shortlist(data.columns)}. "
+                "Leave them out, or give them a link: link=[(Regression(...), []), ('gaussian', [...])]."
+            )
+        if data.offset.any():
+            raise OptionError("Regression: an offset would act on every coefficient. Leave it out.")
+        codes = self.individuals[data.rows].get_indexer(pd.Index(self.measured))
         here = codes >= 0
         records = Records(self.design.X.to_numpy()[here], codes[here].astype(np.intp), len(data.rows))
         assert self.design.Y is not None

@@ -18,6 +18,7 @@ from ..errors import DataError, OptionError, shortlist
 from . import covariance
 from .alignment import align_loadings
 from .base import Result
+from .curves import CurveBasis, curve_table
 from .show import Summary, slam_summary
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class SlamResult(Result):
         Names of the latent traits: those of the responses, unless a link makes others of them.
     factor_design : Design or None
         Fixed effects of the factors; ``posterior["B_factor"]`` (fixef_factor, factor) has the coefficients.
+    curve_bases : tuple of CurveBasis
+        For `curves`, one for each link `slamglmm.links.Regression`.
     """
 
     posterior: xr.Dataset
@@ -79,6 +82,7 @@ class SlamResult(Result):
     chains: Continuation
     traits: pd.Index
     factor_design: Design | None = None
+    curve_bases: tuple[CurveBasis, ...] = ()
 
     # -- variances --------------------------------------------------------------------------------------------------
 
@@ -379,6 +383,58 @@ class SlamResult(Result):
         own = self.factor_design if newdata is None else self.factor_design.new(newdata)
         columns = own.X[extra].set_axis(own.rows).reindex(design.rows)
         return np.column_stack((design.X.to_numpy(), columns.to_numpy()))
+
+    # -- curves -----------------------------------------------------------------------------------------------------
+
+    def curves(
+        self, newdata: Any = None, *, individuals: Sequence[Any] | None = None, prob: float = 0.9
+    ) -> pd.DataFrame:
+        """Curves of individuals, from the draws of their coefficients (link `slamglmm.links.Regression`).
+
+        Parameters
+        ----------
+        newdata : DataFrame, optional
+            Times, in the columns that the link's formula names: every individual's curve at all of them, or, with the
+            column that names the individual, one point a row. None gives the times of the measurements.
+        individuals : sequence, optional
+            Only these.
+        prob : float
+            Mass of the equal-tailed interval at each point: of the curve, without the noise of a measurement.
+
+        Returns
+        -------
+        DataFrame
+            One row for each trait, individual and time: trait, the individual, the columns of `newdata`, mean, sd,
+            lower, upper.
+
+        Raises
+        ------
+        DataError
+            Unknown individuals; times that cannot be encoded, such as some beyond the range of a spline.
+        OptionError
+            A fit without curves, or whose ``store=`` left out "Eta".
+        """
+        if not self.curve_bases:
+            raise OptionError("curves() is for fits with link=slamglmm.links.Regression(...).")
+        eta, tails = self.posterior["Eta"] if "Eta" in self.posterior else None, _tails(prob)
+        if eta is None:
+            raise OptionError(f"curves() needs 'Eta' in store= (now: {self.options.get('store')}).")
+        tables = []
+        for basis in self.curve_bases:
+            times = basis.times if newdata is None else basis.read(newdata)
+            if newdata is None and individuals is not None:
+                times, individuals = times[times[basis.individual].isin(list(individuals))], None
+            X = basis.at(times)
+            codes, rows = basis.pairs(times, individuals)
+            labels = times.iloc[rows].reset_index(drop=True)
+            labels[basis.individual] = basis.individuals[codes]
+            for trait in basis.measured:
+                draws = _pooled(eta.sel(trait=basis.coefficients(trait)).to_numpy())
+                points = curve_table(draws, X, codes, rows, tails)
+                tables.append(pd.concat([labels, points], axis=1).assign(trait=trait))
+        table = pd.concat(tables, ignore_index=True)
+        first = ["trait", *dict.fromkeys(basis.individual for basis in self.curve_bases)]
+        return table[[*first, *(name for name in table.columns if name not in first)]]
 
     # -- chains -----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from .state import State
 # "G_diag" on only when asked for.
 DRAWN = (
     *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor"),
-    *("links", "G_diag", "R_diag", "U", "G", "R"),
+    *("links", "G_diag", "R_diag", "Eta", "U", "G", "R"),
 )
 # Posterior means and variances gathered as the chain goes.
 MOMENTS = ("U_mean", "U_var", "Eta_mean")
@@ -101,6 +101,14 @@ class Snapshot:
         """Share of each random effect in the variance of a trait, shape (n_components, p)."""
         return self.variances[:-1] / self.variances.sum(axis=0)
 
+    def Eta(self) -> np.ndarray:
+        """Latent traits, shape (rows of the design, p); NaN in rows that take no part."""
+        problem = self.problem
+        values = np.full((problem.n_rows, problem.p), np.nan)
+        natural = self._user_order(problem.rotation.back(self.state.y).T) * problem.scale + problem.center
+        values[problem.active] = natural
+        return values
+
     def B(self) -> np.ndarray:
         """Fixed effects, shape (b, p)."""
         problem = self.problem
@@ -179,6 +187,7 @@ class DrawBuffer:
             "B": Snapshot.B,
             "G_diag": Snapshot.G_diag,
             "R_diag": Snapshot.R_diag,
+            "Eta": Snapshot.Eta,
         }
         if problem.n_factor_effects:
             self._readers["B_factor"] = Snapshot.B_factor
@@ -231,6 +240,7 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
         "B_factor": (problem.n_factor_effects, k),
         "G_diag": (r, p),
         "R_diag": (p,),
+        "Eta": (problem.n_rows, p),
         "G": (r, p, p),
         "R": (p, p),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import xarray as xr
 from ... import __version__
 from ...design import Design
 from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning
-from ...links import LinkChoice
+from ...links import LinkChoice, Regression, kept_by_links
 from ...priors import Priors
 from ...results import load
+from ...results.curves import CurveBasis
 from ...results.posterior import ComponentLabel, SlamResult
 from ..monitor import ignore_interrupts, interrupts_ignored, monitor
 from .chain import ChainRun, Schedule, run_chain
@@ -164,7 +165,7 @@ def fit_slam(
     """Fit the model to a design; arguments as in `slamglmm.slam`."""
     if not isinstance(chains, int | np.integer) or chains < 1:
         raise OptionError(f"chains={chains!r}: expected an integer of at least 1.")
-    schedule = Schedule(draws, burn, thin, store or DEFAULT_STORE, store_dtype, n_threads, n_jobs)
+    schedule = Schedule(draws, burn, thin, store or (*DEFAULT_STORE, *kept_by_links(link)), store_dtype, n_threads, n_jobs)
     begin = time.perf_counter()
     options: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
     model = {**options, "factor_design": factor_design}
@@ -211,10 +212,22 @@ def fit_slam(
         chains=Chains(design, model, schedule, _without_draws(runs), problem),
         traits=pd.Index(problem.traits, dtype=design.X.columns.dtype),
         factor_design=factor_design,
+        curve_bases=tuple(_curve_bases(problem, design)),
     )
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(folder.path)
     return fit
+
+
+def _curve_bases(problem: Problem, design: Design) -> Iterator[CurveBasis]:
+    """What turns latent traits that are coefficients into curves again."""
+    for part in problem.links:
+        link = part.link.link
+        if isinstance(link, Regression):
+            assert link.individuals is not None
+            individuals = link.individuals[design.rows]
+            times = link.times[link.times[link.individual].isin(individuals)]
+            yield CurveBasis(link.design, link.individual, individuals, times)
 
 
 def _check_size(problem: Problem, schedule: Schedule, chains: int, out: str | Path | None) -> None:

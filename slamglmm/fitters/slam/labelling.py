@@ -37,6 +37,7 @@ def posterior_dataset(
         "B_factor": ("fixef_factor", "factor"),
         "G_diag": ("term", "trait"),
         "R_diag": ("trait",),
+        "Eta": ("row", "trait"),
         "G": ("term", "trait", "trait2"),
         "R": ("trait", "trait2"),
     }
@@ -54,6 +55,8 @@ def posterior_dataset(
         coords["fixef_factor"] = names
         # Rows without data may lack the covariates of the factors.
         x_factor = factor_design.X[names].set_axis(factor_design.rows).reindex(design.rows).to_numpy()
+    if {"Eta", "Eta_mean"} & set(store):
+        coords["row"] = np.asarray(design.X.index)
     if {"G", "R"} & set(store):
         coords["trait2"] = traits
     for variable in problem.link_variables if "links" in store else ():
@@ -79,7 +82,6 @@ def posterior_dataset(
     if means and {"U_mean", "Eta_mean"} & set(store):
         effects = [running.effects(problem) for running in means]
         if "Eta_mean" in store:
-            coords["row"] = np.asarray(design.X.index)
             rows = [_fitted_rows(problem, design, x_factor, *pair) for pair in zip(runs, effects, strict=True)]
             data["Eta_mean"] = (("chain", "row", "trait"), _one_after_the_other(rows).astype(dtype, copy=False))
         if "U_mean" in store:

@@ -162,6 +162,8 @@ class Problem:
         Coefficients with ``X center_coef = 1`` (zeros when the columns of X do not span the constant).
     active : ndarray of int
         Rows of the design with any data.
+    n_rows : int
+        Rows of the design.
     trait_precisions : PrecisionPrior or TraitPrecisions
         Prior of tau.
     collapsed : bool
@@ -188,6 +190,7 @@ class Problem:
     scale: np.ndarray
     center_coef: np.ndarray
     active: np.ndarray
+    n_rows: int
     components: tuple[Component, ...]
     grid: ShareGrid
     log_prior_traits: np.ndarray
@@ -371,6 +374,7 @@ def build_problem(
             scale=scale,
             center_coef=center_coef,
             active=active,
+            n_rows=design.n,
             components=components,
             grid=grid,
             log_prior_traits=log_prior_traits,

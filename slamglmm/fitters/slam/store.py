@@ -158,6 +158,8 @@ def _describe(value: Any) -> Any:
     if isinstance(value, int | str | None):
         return value
     if isinstance(value, np.ndarray):
+        if value.dtype == object:
+            value = np.array([str(item) for item in value.ravel()])  # its bytes would be addresses
         return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
     if is_dataclass(value):
         return {"class": type(value).__name__, **{f.name: _describe(getattr(value, f.name)) for f in fields(value)}}
