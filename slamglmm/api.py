@@ -83,8 +83,9 @@ def slam(
     store : sequence of str, optional
         What is kept; the default is `slamglmm.DEFAULT_STORE`. Add ``"U"`` for draws of the random effects
         (needed for prediction intervals), ``"U_var"`` for their posterior variances without the draws, ``"G"`` or
-        ``"R"`` for draws of the covariances. With very many traits name less: ``("h2", "G_diag", "R_diag", "U_mean")``
-        has no loadings, only variances by trait; methods say what they miss.
+        ``"R"`` for draws of the covariances, ``"Eta"`` for draws of the latent traits. With very many traits name
+        less: ``("h2", "G_diag", "R_diag", "U_mean")`` has no loadings, only variances by trait; methods say what they
+        miss.
     store_dtype : {"float64", "float32"}
         Precision of what is kept, in memory and on disk; the chain itself always runs in float64.
     out : str or Path, optional

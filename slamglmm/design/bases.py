@@ -95,7 +95,7 @@ def coefficients_of_differences(n: int, order: int) -> np.ndarray:
 def _periodic_splines(
     x: np.ndarray, n: int, degree: int, lower: float | None, upper: float | None, state: dict[str, Any]
 ) -> np.ndarray:
-    """n B-splines on evenly spaced knots of a circle, shape (len(x), n)."""
+    """B-splines on n evenly spaced knots of a circle, shape (len(x), n)."""
     if "period" not in state:
         state["period"] = (
             float(np.nanmin(x)) if lower is None else float(lower),

@@ -91,6 +91,8 @@ class CrossProducts:
                 drawn,
             )
             if bad >= 0:
-                raise FitError("the precision of latent traits given the data is not positive definite. Rescale the data.")
+                raise FitError(
+                    "the precision of latent traits given the data is not positive definite. Rescale the data."
+                )
             out[:, self.others] = drawn
         return out

@@ -159,8 +159,8 @@ def _gene_sets(weights: sp.csr_array, seen: np.ndarray, genes: tuple[str, ...]) 
         block = weights[probes][:, own].toarray()
         if np.linalg.matrix_rank(block) < len(own):
             raise DataError(
-                f"Probes: genes {shortlist(np.array(genes)[own])} cannot be told apart by their {len(probes)} probe(s). "
-                "Merge them into one, or leave some out."
+                f"Probes: genes {shortlist(np.array(genes)[own])} cannot be told apart by their {len(probes)} probe(s)."
+                " Merge them into one, or leave some out."
             )
         patterns, which = np.unique(seen[probes].T, axis=0, return_inverse=True)
         sets.append(GeneSet(own, probes, block, patterns.astype(float), which.reshape(-1).astype(np.intp)))

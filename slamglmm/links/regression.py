@@ -67,19 +67,21 @@ class Regression(Link):
         made = design(self.formula, self.data)
         if made.terms or made.offset is not None:
             raise OptionError(
-                f"Regression({self.formula!r}): expected a basis only, such as 'height ~ bs(age, df=5)'. Random effects "
-                "and offsets belong in the formula of the model, where they act on the coefficients."
+                f"Regression({self.formula!r}): expected a basis only, such as 'height ~ bs(age, df=5)'. Random "
+                "effects and offsets belong in the formula of the model, where they act on the coefficients."
             )
         if made.Y is None:
             raise OptionError(
-                f"Regression({self.formula!r}): no measured trait. Write it left of '~', as in 'height ~ bs(age, df=5)'."
+                f"Regression({self.formula!r}): no measured trait. Write it left of '~': 'height ~ bs(age, df=5)'."
             )
         return made
 
     @cached_property
     def measured(self) -> pd.Series:
         """Individual of each row of the design."""
-        column = take_columns(open_frame(self.data), [self.individual], "measurements")[self.individual].iloc[self.design.rows]
+        column = take_columns(open_frame(self.data), [self.individual], "measurements")[self.individual].iloc[
+            self.design.rows
+        ]
         if column.isna().any():
             raise DataError(
                 f"Regression: column '{self.individual}' is missing in {int(column.isna().sum())} row(s) of the "
@@ -227,7 +229,8 @@ class Records:
         order = np.lexsort((*self.X.T, self.codes))
         X, stops = self.X[order], np.cumsum(np.bincount(self.codes, minlength=self.n))
         position: dict[bytes, int] = {}
-        grams, which = [], np.empty(self.n, dtype=np.intp)
+        grams: list[np.ndarray] = []
+        which = np.empty(self.n, dtype=np.intp)
         for i, (start, stop) in enumerate(zip(np.r_[0, stops[:-1]], stops, strict=True)):
             rows = X[start:stop]
             which[i] = position.setdefault(rows.tobytes(), len(grams))
@@ -270,9 +273,7 @@ class Curves:
         rest = y - records.curves(reference)
         return cls(records, seen, products, reference, records.sums(rest), float(rest @ rest))
 
-    def draw(
-        self, noise_var: float, mean: np.ndarray, prec: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def draw(self, noise_var: float, mean: np.ndarray, prec: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Coefficients (b, n) given the model's mean (b, n) and precisions (b,); eq. LINK-21."""
         rhs = self.slope / noise_var + prec[:, None] * (mean - self.reference)
         return self.reference + self.products.draw(1.0 / noise_var, prec, rhs, rng.standard_normal(rhs.shape))
@@ -426,9 +427,7 @@ def start_curves(records: Records, grams: np.ndarray, which: np.ndarray, y: np.n
         step = np.einsum("iab,bi->ai", cov[which], records.sums(rest)) / noise_var
         shift = step.mean(axis=1)
         uncertain = np.einsum("maa,m->a", cov, counts)
-        noise_var = (
-            np.sum((rest - records.curves(step)) ** 2) + np.einsum("mab,mba,m->", grams, cov, counts)
-        ) / N
+        noise_var = (np.sum((rest - records.curves(step)) ** 2) + np.einsum("mab,mba,m->", grams, cov, counts)) / N
         var = np.mean((step - shift[:, None]) ** 2, axis=1) + uncertain / records.n
         eta = center[:, None] + step
         center = center + shift

@@ -76,7 +76,9 @@ class CurveBasis:
         named = self.individual in newdata.columns
         if named and individuals is not None:
             raise OptionError(f"curves: newdata has a column '{self.individual}'; give individuals= or that, not both.")
-        wanted = pd.Index(newdata[self.individual] if named else self.individuals if individuals is None else individuals)
+        wanted = pd.Index(
+            newdata[self.individual] if named else self.individuals if individuals is None else individuals
+        )
         codes = self.individuals.get_indexer(wanted)
         if (codes < 0).any():
             raise DataError(

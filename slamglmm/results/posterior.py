@@ -414,12 +414,10 @@ class SlamResult(Result):
         OptionError
             A fit without curves, or whose ``store=`` left out "Eta".
         """
-        if not self.curve_bases:
-            raise OptionError("curves() is for fits with link=slamglmm.links.Regression(...).")
-        eta, tails = self.posterior["Eta"] if "Eta" in self.posterior else None, _tails(prob)
-        if eta is None:
-            raise OptionError(f"curves() needs 'Eta' in store= (now: {self.options.get('store')}).")
-        tables = []
+        self._need_curves("curves()")
+        if not self._has(("Eta",)):
+            raise self._not_stored("curves()", ("Eta",))
+        eta, tails, tables = self.posterior["Eta"], _tails(prob), []
         for basis in self.curve_bases:
             times = basis.times if newdata is None else basis.read(newdata)
             if newdata is None and individuals is not None:
@@ -435,6 +433,60 @@ class SlamResult(Result):
         table = pd.concat(tables, ignore_index=True)
         first = ["trait", *dict.fromkeys(basis.individual for basis in self.curve_bases)]
         return table[[*first, *(name for name in table.columns if name not in first)]]
+
+    def curve_variances(self, newdata: Any, *, prob: float = 0.9) -> pd.DataFrame:
+        """Variance of curves among individuals at given times, by random effect (link `slamglmm.links.Regression`).
+
+        With a row x of the basis and the coefficients' G and R: ``x'Gx`` and ``x'Rx``. The noise of a
+        measurement is not in it.
+
+        Parameters
+        ----------
+        newdata : DataFrame
+            Times, in the columns that the link's formula names.
+        prob : float
+            Mass of the equal-tailed intervals.
+
+        Returns
+        -------
+        DataFrame
+            One row for each trait, term ("Residual" for R) and time: trait, term, the columns of `newdata`, mean, sd,
+            lower, upper, and share, the posterior mean of the share in the variance of the curve: of a genetic term the
+            heritability.
+
+        Raises
+        ------
+        DataError
+            Times that cannot be encoded.
+        OptionError
+            A fit without curves, or whose ``store=`` left out what variances are computed from.
+        """
+        self._need_curves("curve_variances()")
+        if not self._has(PARTS):
+            raise self._not_stored("curve_variances()", PARTS)
+        names, tables = [*self._terms, RESIDUAL], []
+        for basis in self.curve_bases:
+            times = basis.read(newdata).drop(columns=basis.individual, errors="ignore")
+            X = basis.at(times)
+            for trait in basis.measured:
+                columns = self.traits.get_indexer(basis.coefficients(trait))
+                loadings = self._loadings[..., columns] @ X.T
+                parts = {name: self._parts(name) for name in names}
+                draws = {
+                    name: covariance.variances(loadings, share, own[..., columns] @ (X**2).T)
+                    for name, (share, own) in parts.items()
+                }
+                total = np.sum(list(draws.values()), axis=0)
+                for name, of_term in draws.items():
+                    table = _interval_table(of_term, times.index, prob)
+                    table["share"] = (of_term / total).mean(axis=(0, 1))
+                    tables.append(pd.concat([times, table], axis=1).assign(trait=trait, term=name))
+        out = pd.concat(tables, ignore_index=True)
+        return out[["trait", "term", *(name for name in out.columns if name not in ("trait", "term"))]]
+
+    def _need_curves(self, what: str) -> None:
+        if not self.curve_bases:
+            raise OptionError(f"{what} is for fits with link=slamglmm.links.Regression(...).")
 
     # -- chains -----------------------------------------------------------------------------------------------------
 
@@ -625,11 +677,12 @@ class SlamResult(Result):
     def _has(self, names: Sequence[str]) -> bool:
         return all(name in self.posterior for name in names)
 
-    def _not_stored(self, what: str, names: Sequence[str], instead: str) -> OptionError:
+    def _not_stored(self, what: str, names: Sequence[str], instead: str | None = None) -> OptionError:
         missing = [name for name in names if name not in self.posterior]
         return OptionError(
             f"{what}: {', '.join(map(repr, missing))} not stored. Refit with store= naming "
-            f"{', '.join(map(repr, names))}, or {instead} (now: {self.options.get('store')})."
+            f"{', '.join(map(repr, names))}{'' if instead is None else f', or {instead}'} "
+            f"(now: {self.options.get('store')})."
         )
 
     @property

@@ -48,7 +48,7 @@ def curves(
     seed: int | np.random.Generator | None = None,
     **individuals: Any,
 ) -> SimulatedCurves:
-    """Repeated measurements ``y_it = X_i eta_it + e``, whose coefficients eta are the traits of `slamglmm.simulate.slam`.
+    """Repeated measurements ``y_it = X_i eta_it + e``; the coefficients eta are traits of `slamglmm.simulate.slam`.
 
     Parameters
     ----------
@@ -86,7 +86,9 @@ def curves(
         raise OptionError(f"simulate.curves: missing must be a share, 0 <= missing < 1, got {missing}.")
     sd = np.asarray(noise, dtype=float)
     if sd.shape not in ((), (len(traits),)) or (sd < 0).any():
-        raise OptionError(f"simulate.curves: noise must be a number or {len(traits)} numbers of at least 0, got {noise!r}.")
+        raise OptionError(
+            f"simulate.curves: noise must be a number or {len(traits)} numbers of at least 0, got {noise!r}."
+        )
     rng = np.random.default_rng(seed)
     n_columns = design(f"~ {basis}", {"time": np.linspace(*span, 100)}).X.shape[1]
     coefficients = slam(n_traits=n_columns * len(traits), seed=rng, **individuals)

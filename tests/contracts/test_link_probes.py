@@ -204,17 +204,17 @@ def test_incidence_as_a_table_or_by_name():
 def test_bad_input():
     rng = np.random.default_rng(10)
     values = table(OWN, rng)
-    with pytest.raises(OptionError, match="expected a Series or dict probe -> gene, or a DataFrame.*got list"):
+    with pytest.raises(OptionError, match=r"expected a Series or dict probe -> gene, or a DataFrame.*got list"):
         Probes(["a", "b"]).prepare(measurements(values))
-    with pytest.raises(OptionError, match="no gene for probe.s. 'q5'. Add them, or drop their columns of Y"):
+    with pytest.raises(OptionError, match=r"no gene for probe.s. 'q5'. Add them, or drop their columns of Y"):
         Probes(OWN.drop("q5")).prepare(measurements(values))
     with pytest.raises(OptionError, match="'q1' see no gene"):
         Probes(pd.DataFrame(SHARED).assign(b=0.0)).prepare(measurements(values))
-    with pytest.raises(OptionError, match="no gene for probe.s. 'q0'"):
+    with pytest.raises(OptionError, match=r"no gene for probe.s. 'q0'"):
         Probes({**OWN, "q0": None}).prepare(measurements(values))
     with pytest.raises(DataError, match="genes 'a', 'd' cannot be told apart by their 3 probe"):
         Probes(pd.get_dummies(OWN).astype(float).assign(d=[1, 0, 1, 0, 1, 0])).prepare(measurements(values))
-    with pytest.raises(DataError, match="probe.s. 'q2' are constant"):
+    with pytest.raises(DataError, match=r"probe.s. 'q2' are constant"):
         Probes(OWN).prepare(measurements(values.assign(q2=1.0)))
     with pytest.raises(OptionError, match="expected noise_V > 0 and noise_nu > 1"):
         Probes(OWN, noise_nu=1)

@@ -244,7 +244,7 @@ def test_rows_are_matched_by_individual():
 def test_bad_input():
     rng = np.random.default_rng(12)
     long, frame = long_data(rng), individuals()
-    with pytest.raises(OptionError, match="no measured trait. Write it left of '~'"):
+    with pytest.raises(OptionError, match=r"no measured trait. Write it left of '~'"):
         Regression("~ t", long, individual="id")
     with pytest.raises(OptionError, match="expected a basis only"):
         Regression("height ~ t + (1 | id)", long, individual="id")
@@ -256,26 +256,27 @@ def test_bad_input():
         Regression("height ~ time", long, individual="id")
     with pytest.raises(DataError, match="data has no column 'who'"):
         Regression("height ~ t", long, individual="who").bind(frame)
-    with pytest.raises(DataError, match="measurements lacks the column.*'who'"):
+    with pytest.raises(DataError, match=r"measurements lacks the column.*'who'"):
         Regression("height ~ t", long, individual="who").bind(frame.rename(columns={"id": "who"}))
     link = Regression("height ~ t", long, individual="id")
-    with pytest.raises(DataError, match="1 individual.s. with measurements are not in data: 'i0'. Add them"):
+    with pytest.raises(DataError, match=r"1 individual.s. with measurements are not in data: 'i0'. Add them"):
         link.bind(frame.iloc[1:])
     with pytest.raises(DataError, match="more than one row for 'i2' of 'id'"):
         link.bind(frame.iloc[[0, 1, 2, 2, 3, 4, 5]])
     with pytest.raises(DataError, match="data has no column 'id'"):
         link.bind(frame.rename(columns={"id": "name"}))
     with pytest.raises(DataError, match="'id' is missing in 1 row"):
-        Regression("height ~ t", long.assign(id=long["id"].where(np.arange(len(long)) > 0)), individual="id").bind(frame)
-    with pytest.raises(DataError, match="have rank 5 over .* so write '0 . cc"):
-        more = long_data(rng, n=60)
-        Regression("height ~ cc(t, df=5)", more, individual="id").bind(individuals(60)).prepare(
-            measurements_of(individuals(60))
+        Regression("height ~ t", long.assign(id=long["id"].where(np.arange(len(long)) > 0)), individual="id").bind(
+            frame
         )
+    many = individuals(60)
+    link = Regression("height ~ cc(t, df=5)", long_data(rng, n=60), individual="id").bind(many)
+    with pytest.raises(DataError, match=r"have rank 5 over .* so write '0 . cc"):
+        link.prepare(measurements_of(many))
+    link = Regression("line ~ t", long.assign(line=2 * long["t"]), individual="id").bind(frame)
     with pytest.raises(DataError, match="one curve for all fits 'line' exactly"):
-        link = Regression("line ~ t", long.assign(line=2 * long["t"]), individual="id").bind(frame)
         link.prepare(measurements_of(frame))
     with pytest.raises(OptionError, match="call bind"):
         Regression("height ~ t", long, individual="id").prepare(measurements_of(frame))
-    with pytest.warns(UserWarning, match="'t' is missing in 2|t"):
+    with pytest.warns(UserWarning, match=r"'t' is missing in 2|t"):
         Regression("height ~ t", long.assign(t=long["t"].where(np.arange(len(long)) > 1)), individual="id")

@@ -1,5 +1,7 @@
 """What every link must do; a new one is tested by being registered here with data it can have made."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,10 +50,12 @@ def latent(likelihood, rng):
 
 
 def test_every_link_is_tested():
-    assert set(MAKERS) == set(LINKS)
+    """Here, or in a file of its own when its latent traits are not the data columns."""
+    elsewhere = {name for name in LINKS if (Path(__file__).parent / f"test_link_{name}.py").exists()}
+    assert set(MAKERS) | elsewhere == set(LINKS)
 
 
-@pytest.mark.parametrize("name", LINKS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_start_is_finite(name):
     """A NaN left in a missing cell would spread through every step."""
     likelihood, data, _ = prepared(name)
@@ -62,7 +66,7 @@ def test_start_is_finite(name):
     assert np.array_equal(likelihood.informative, ~np.isnan(data))
 
 
-@pytest.mark.parametrize("name", LINKS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_cells_without_data_follow_the_model(name):
     """N(mean, 1 / precision of the trait), independent: whatever the link, a missing cell says nothing.
 
@@ -80,7 +84,7 @@ def test_cells_without_data_follow_the_model(name):
     assert np.abs(whitened_z(drawn, mean[cells], np.diag(variance))).max() < 5.0
 
 
-@pytest.mark.parametrize("name", LINKS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_blocks_of_traits_do_not_meet(name):
     """Drawing some traits leaves the parameters of the others alone, and takes only their rows."""
     likelihood, _, rng = prepared(name, 4)
@@ -94,7 +98,7 @@ def test_blocks_of_traits_do_not_meet(name):
             assert np.array_equal(parameters[key][[0, 3]], before[key][[0, 3]])
 
 
-@pytest.mark.parametrize("name", LINKS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_simulated_data_have_the_log_density(name):
     """The mean of exp(log density under another eta - log density) over data simulated given eta is one.
 

@@ -69,7 +69,7 @@ def public_callables():
             yield pytest.param(value, False, id=name)
     for name in ("load", "names"):
         yield pytest.param(getattr(slamglmm.datasets, name), True, id=f"datasets.{name}")
-    for name in ("slam", "ace", "trio", "netgsa", "microbiome"):
+    for name in ("slam", "ace", "trio", "netgsa", "microbiome", "curves", "probes"):
         yield pytest.param(getattr(slamglmm.simulate, name), True, id=f"simulate.{name}")
     for name in ("heatmap", "clustered_order"):
         yield pytest.param(getattr(slamglmm.plots, name), True, id=f"plots.{name}")

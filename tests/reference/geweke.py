@@ -257,11 +257,13 @@ def statistics(joint, values):
         out[f"effects {i} along factors"] = squash(effects * (f @ problem.x_factor[i])).mean(axis=1)
 
     for variable in problem.link_variables:
+        if variable.key in problem.links[variable.part].likelihood.flat:
+            continue
         for position in np.ndindex(values[variable.name].shape[1:]):
             drawn = values[variable.name][:, *position]
             out[f"{variable.name} {position}"] = squash(drawn)
             out[f"log {variable.name} {position}"] = squash(np.log(np.abs(drawn)))
-            size = np.log(np.mean(rest[:, position[0]] ** 2, axis=1))
+            size = np.log(np.mean(rest[:, position[0] % p] ** 2, axis=1))
             out[f"{variable.name} {position} with scatter of data"] = squash(np.log(np.abs(drawn))) * squash(size)
 
     for j in range(p):

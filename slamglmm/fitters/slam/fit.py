@@ -165,7 +165,9 @@ def fit_slam(
     """Fit the model to a design; arguments as in `slamglmm.slam`."""
     if not isinstance(chains, int | np.integer) or chains < 1:
         raise OptionError(f"chains={chains!r}: expected an integer of at least 1.")
-    schedule = Schedule(draws, burn, thin, store or (*DEFAULT_STORE, *kept_by_links(link)), store_dtype, n_threads, n_jobs)
+    schedule = Schedule(
+        draws, burn, thin, store or (*DEFAULT_STORE, *kept_by_links(link)), store_dtype, n_threads, n_jobs
+    )
     begin = time.perf_counter()
     options: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
     model = {**options, "factor_design": factor_design}
