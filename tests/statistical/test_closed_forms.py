@@ -200,7 +200,7 @@ def test_shares_and_precision_of_factors_given_the_rest(layout, monkeypatch):
     prior = problem.priors.factor
     gamma, kappa = np.empty((N, 2), dtype=int), np.empty((N, 2))
     for i in range(N):
-        blocks.draw_factor_shares(problem, state, rng)
+        blocks.draw_factor_shares(problem, state, problem.factor_cov.enter(state.factors), rng)
         gamma[i], kappa[i] = state.gamma, state.kappa
     for ell, f in enumerate(state.factors):
         rates = prior.rate + 0.5 * np.einsum("a,gab,b->g", f, dense.inverse_factor, f)

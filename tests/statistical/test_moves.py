@@ -26,8 +26,14 @@ LOADINGS = {
 }
 
 
+def move_scales(problem, state, q):
+    cov = problem.factor_cov
+    forms = cov.quadratic_forms(cov.enter(state.factors))[np.arange(problem.n_factors), state.gamma]
+    blocks.move_scales(problem, state, q, forms, state.streams.common)
+
+
 def scale_move(problem, state, pool):
-    blocks.move_scales(problem, state, blocks.loading_sums(state, problem.b), state.streams.common)
+    move_scales(problem, state, blocks.loading_sums(state, problem.b))
 
 
 def swap(problem, state, pool):
@@ -47,7 +53,7 @@ def row_scales(problem, state, pool):
 def moves_in_a_row(problem, state, pool):
     """As in a sweep, on one vector of sums that each move keeps up to date."""
     q = blocks.loading_sums(state, problem.b)
-    blocks.move_scales(problem, state, q, state.streams.common)
+    move_scales(problem, state, q)
     blocks.swap_neighbours(problem, state, q, state.streams.common)
     np.testing.assert_allclose(q, blocks.loading_sums(state, problem.b), rtol=1e-9)
     problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, state.streams.common)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from slamglmm.errors import FitError
+from slamglmm.errors import FitError, SlamWarning
 from slamglmm.fitters.slam import blocks
 from slamglmm.fitters.slam import problem as problem_module
 from slamglmm.fitters.slam.state import start_state
 from slamglmm.fitters.slam.sweep import sweep
 from slamglmm.linalg.threads import BlockPool
 from slamglmm.priors import PRIORS, PrecisionPrior, Priors
-from tests.reference.problems import tiny_problem
+from tests.reference.problems import tiny_frame, tiny_problem
 
 PRIOR = PrecisionPrior(V=0.5, nu=5)
 
@@ -183,3 +183,72 @@ def test_swaps_carry_the_effects_of_a_factor():
         assert np.array_equal(state.effect_scales.local_factor[:, 0], state.kappa)
         seen.add(tuple(state.kappa))
     assert len(seen) > 3
+
+
+class Centre:
+    """A generator without noise: the same numbers whatever is drawn before."""
+
+    def standard_normal(self, size):
+        return np.zeros(size)
+
+    def standard_gamma(self, shape, size):
+        return np.broadcast_to(np.asarray(shape, dtype=float), size).copy()
+
+    def random(self, size):
+        return np.full(size, 0.4)
+
+
+@pytest.mark.parametrize("loadings", ["horseshoe", "spike_slab"])
+def test_traits_drawn_together_equal_traits_drawn_one_by_one(loadings):
+    """Traits with rows of their own, side by side or group by group: the same numbers but for rounding.
+
+    The last rows have a level of the covariate that one trait never sees: its effect there is held at zero.
+    """
+    missing = [([0, 3], 1), ([5, 6, 7], 2), ([8, 9], 3)]
+    responses = np.random.default_rng(2).standard_normal((10, 4))
+    with pytest.warns(SlamWarning, match="cannot be estimated"):
+        problem = tiny_problem(
+            "~ I(1.0 * (x > 1.05)) + w + (1 | g)",
+            p=4,
+            missing=[*missing, (list(np.flatnonzero(_x(10, 4) > 1.05)), 2)],
+            responses=responses,
+            priors=Priors(loadings=loadings),
+        )
+    (own,) = problem.own_rows
+    assert own.traits == slice(0, 4)
+    assert len(problem.groups) == 4
+    one, other = (start_state(problem, np.random.SeedSequence(1)) for _ in range(2))
+    assert np.ptp(one.g) > 0
+    if loadings == "spike_slab":
+        for state in (one, other):
+            state.scales.included[:] = True
+    rng, pool = Centre(), BlockPool(1)
+    residual = blocks.draw_own_traits(problem, own, one, rng)
+    blocks.weigh_own_traits(problem, own, one, residual, rng)
+    for group, span in zip(problem.groups, own.spans, strict=True):
+        shared = blocks.prepare_regressors(problem, group, other, pool)
+        alone, fixed = blocks.draw_loadings(problem, group, shared, other, group.traits, rng)
+        blocks.draw_trait_shares(problem, group, other, group.traits, alone, rng)
+        blocks.weigh_given_random(problem, group, other, group.traits, alone, fixed, rng)
+        np.testing.assert_allclose(residual[span], alone[0], atol=1e-10)
+    for name in ("coef", "tau", "g", "weighted", "random"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=1e-10, err_msg=name)
+    assert np.any(one.coef[:, :2] == 0.0)
+
+
+def _x(n, p):
+    """The covariate of `tiny_design`."""
+    return tiny_frame(n, p)[0]["x"].to_numpy()
+
+
+def test_many_patterns_give_the_same_factors_as_few(monkeypatch):
+    """Rows through the lanes one by one, or a factorisation for each pattern."""
+    problem = tiny_problem(n=12, p=4, k=3, missing=[([0, 3], 1), ([5, 6, 7], 2), ([8, 9], 3)])
+    drawn = []
+    for rows_per_pattern in (0, 100):
+        monkeypatch.setattr(blocks, "ROWS_PER_PATTERN", rows_per_pattern)
+        state = start_state(problem, np.random.SeedSequence(1))
+        state.weighted[:] = np.random.default_rng(1).standard_normal(state.weighted.shape)
+        blocks.draw_factors(problem, state, np.zeros_like(state.factors), BlockPool(1))
+        drawn.append(state.factors)
+    np.testing.assert_allclose(drawn[0], drawn[1], rtol=1e-9, atol=1e-12)

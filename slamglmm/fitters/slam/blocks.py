@@ -20,8 +20,12 @@ from ...linalg.covariances import Covariances
 from ...linalg.gig import draw_gig
 from ...linalg.threads import BlockPool
 from ...priors import PrecisionPrior, TraitPrecisions
+from .own_rows import OwnRows
 from .problem import Problem, TraitGroup
 from .state import State
+
+# Rows that must share a precision on average before it pays to factor it once for all of them.
+ROWS_PER_PATTERN = 8
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,8 @@ def draw_loadings(
     # The column of an effect that these rows cannot estimate is zeroed: any precision will do.
     prior_prec[:, :b] = np.where(group.estimable, state.effect_scales.trait_prec(problem.covariates, block), 1.0)
     np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
-    if state.scales.included is None:
-        _draw_jointly(problem, group, shared, state, block, prior_prec, rhs, yy, rng)
-    else:
-        _draw_by_site(problem, shared, state, block, prior_prec, rhs, rng)
+    dof = cov.n - float(np.count_nonzero(group.estimable & problem.covariates.flat))
+    draw_coefficients(problem, shared.grams, shared.position[g], dof, state, block, prior_prec, rhs, yy, rng)
     state.coef[block, :b][:, ~group.estimable] = 0.0
     coef = state.coef[block]
     fixed_residual = y - coef[:, :b] @ shared.common[:b]
@@ -111,10 +113,46 @@ def draw_loadings(
     return residual, fixed_residual
 
 
+def draw_coefficients(
+    problem: Problem,
+    grams: np.ndarray,
+    which: np.ndarray,
+    dof: float | np.ndarray,
+    state: State,
+    block: slice,
+    prior_prec: np.ndarray,
+    rhs: np.ndarray,
+    yy: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Draw (tau, B, Lambda) of a block of traits given the sums of the data.
+
+    Parameters
+    ----------
+    problem : Problem
+    grams : ndarray, shape (n_grams, b + k, b + k)
+    which : ndarray of int, shape (block,)
+        Gram matrix of each trait.
+    dof : float or ndarray, shape (block,)
+        Rows of each trait less the flat fixed effects they can tell apart.
+    state : State
+    block : slice
+    prior_prec, rhs : ndarray, shape (block, b + k)
+    yy : ndarray, shape (block,)
+        Weighted sums of squares.
+    rng : Generator
+    """
+    if state.scales.included is None:
+        _draw_jointly(problem, grams, which, dof, state, block, prior_prec, rhs, yy, rng)
+    else:
+        _draw_by_site(problem, grams, which, state, block, prior_prec, rhs, rng)
+
+
 def _draw_jointly(
     problem: Problem,
-    group: TraitGroup,
-    shared: Regressors,
+    grams: np.ndarray,
+    which: np.ndarray,
+    dof: float | np.ndarray,
     state: State,
     block: slice,
     prior_prec: np.ndarray,
@@ -124,7 +162,6 @@ def _draw_jointly(
 ) -> None:
     """Draw (tau, B, Lambda) given the sums of the data; eq. SLAM-7."""
     prior, g = _trait_precisions(problem, block), state.g[block]
-    n_flat = np.count_nonzero(group.estimable & problem.covariates.flat)
     rate, unit = 1.0, None
     if isinstance(prior, PrecisionPrior):
         rate = prior.rate
@@ -133,15 +170,15 @@ def _draw_jointly(
         unit = np.sqrt(prior.rate[np.arange(len(g)), g])
         rhs, yy = rhs / unit[:, None], yy / unit**2
     bad = draw_regressions(
-        shared.grams,
-        shared.position[g],
+        grams,
+        which,
         prior_prec,
         rhs,
         yy,
         rng.standard_normal(rhs.shape),
-        rng.standard_gamma(prior.shape + 0.5 * (group.cov.n - n_flat), len(g)),
+        rng.standard_gamma(prior.shape + 0.5 * dof, len(g)),
         rate,
-        np.argsort(g, kind="stable"),
+        np.argsort(which, kind="stable"),
         np.empty(work_size(rhs.shape[1])),
         state.coef[block],
         state.tau[block],
@@ -158,7 +195,8 @@ def _draw_jointly(
 
 def _draw_by_site(
     problem: Problem,
-    shared: Regressors,
+    grams: np.ndarray,
+    which: np.ndarray,
     state: State,
     block: slice,
     prior_prec: np.ndarray,
@@ -170,11 +208,10 @@ def _draw_by_site(
     scales = state.scales
     assert scales.included is not None
     assert scales.inclusion is not None
-    position = shared.position[state.g[block]]
     own_prec = state.effect_scales.local_trait is not None
     # Traits that share everything but their loadings.
-    _, first, which = np.unique(np.arange(len(tau)) if own_prec else position, return_index=True, return_inverse=True)
-    grams = shared.grams[position[first]]
+    _, first, kind = np.unique(np.arange(len(tau)) if own_prec else which, return_index=True, return_inverse=True)
+    grams = grams[which[first]]
     fixed = grams[:, :b, :b].copy()
     fixed[:, np.arange(b), np.arange(b)] += prior_prec[first, :b]
     # G_XX^-1 G_XF: what is taken off the factors to integrate B out.
@@ -182,9 +219,9 @@ def _draw_by_site(
     loadings = np.ascontiguousarray(coef[:, b:])
     draw_sites(
         grams[:, b:, b:] - np.swapaxes(grams[:, :b, b:], 1, 2) @ slopes,
-        which,
+        kind,
         np.ascontiguousarray(prior_prec[:, b:]),
-        rhs[:, b:] - np.einsum("jb,jbl->jl", rhs[:, :b], slopes[which], optimize=False),
+        rhs[:, b:] - np.einsum("jb,jbl->jl", rhs[:, :b], slopes[kind], optimize=False),
         np.log(scales.inclusion) - np.log1p(-scales.inclusion),
         tau,
         rng.standard_normal(loadings.shape),
@@ -197,7 +234,7 @@ def _draw_by_site(
     roots = np.linalg.cholesky(fixed)
     noise = rng.standard_normal((len(tau), b)) / np.sqrt(tau)[:, None]
     for i in range(len(first)):
-        traits = np.flatnonzero(which == i)
+        traits = np.flatnonzero(kind == i)
         rest = np.linalg.solve(roots[i], (rhs[traits, :b] - loadings[traits] @ grams[i, :b, b:].T).T)
         coef[traits, :b] = np.linalg.solve(roots[i].T, rest + noise[traits].T).T
 
@@ -206,7 +243,40 @@ def draw_trait_shares(
     problem: Problem, group: TraitGroup, state: State, block: slice, residual: np.ndarray, rng: np.random.Generator
 ) -> None:
     """Draw (g_j, tau_j) jointly given the coefficients, U integrated out; eq. SLAM-8."""
-    cov, b = group.cov, problem.b
+    cov = group.cov
+    state.g[block], state.tau[block] = draw_shares_of_traits(
+        problem, state, block, cov.quadratic_forms(residual), cov.logdet, cov.n, rng
+    )
+
+
+def draw_shares_of_traits(
+    problem: Problem,
+    state: State,
+    block: slice,
+    forms: np.ndarray,
+    logdet: np.ndarray,
+    n_rows: int | np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw (g_j, tau_j) given the quadratic forms of the residuals of a block; eq. SLAM-8.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : State
+    block : slice
+    forms : ndarray, shape (block, n_points)
+        Overwritten.
+    logdet : ndarray, shape (n_points,) or (block, n_points)
+    n_rows : int or ndarray of int, shape (block,)
+    rng : Generator
+
+    Returns
+    -------
+    points : ndarray of int, shape (block,)
+    precisions : ndarray, shape (block,)
+    """
+    b = problem.b
     loadings = state.coef[block, b:]
     penalty = np.einsum(
         "jl,jl,jl,l->j", loadings, loadings, state.scales.local[block], state.scales.row, optimize=False
@@ -219,10 +289,9 @@ def draw_trait_shares(
             state.coef[block, :b] ** 2 * state.effect_scales.trait_prec(problem.covariates, block), axis=1
         )
         n_active = n_active + n_shrunk
-    forms = cov.quadratic_forms(residual)
     forms += penalty[:, None]
-    state.g[block], state.tau[block] = draw_shares(
-        forms, cov.logdet, problem.log_prior_traits, _trait_precisions(problem, block), cov.n + n_active, rng
+    return draw_shares(
+        forms, logdet, problem.log_prior_traits, _trait_precisions(problem, block), n_rows + n_active, rng
     )
 
 
@@ -245,7 +314,8 @@ def draw_shares(
     ----------
     forms : ndarray, shape (c, n_points)
         Quadratic forms at every grid point.
-    logdet, log_prior : ndarray, shape (n_points,)
+    logdet : ndarray, shape (n_points,) or (c, n_points)
+    log_prior : ndarray, shape (n_points,)
     prior : PrecisionPrior or TraitPrecisions
         Its rate may depend on the row and on the grid point; eq. SLAM-27.
     n_terms : int or ndarray of int, shape (c,)
@@ -322,6 +392,63 @@ def weigh_given_random(
     state.random[block][:, rows] = cov.leave(random)
 
 
+def draw_own_traits(problem: Problem, own: OwnRows, state: State, rng: np.random.Generator) -> np.ndarray:
+    """Draw (tau, B, Lambda), then (g, tau), of all these traits, U integrated out; eq. SLAM-7 and SLAM-8.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        ``y - XB - F Lambda`` in common coordinates.
+    """
+    b, block = problem.b, own.traits
+    m, c = b + problem.n_factors, len(own.spans)
+    # Regressors and response one under the other: one product gives all sums.
+    design = np.empty((m + 1, len(own.row)))
+    design[:b] = own.x
+    on_rows = np.concatenate((state.factors[:, own.row], own.gather(state.y)[None]))
+    own.enter(on_rows, out=design[b:])
+    scaled = design * np.sqrt(own.weights_of(state.g[block]))
+    products = np.empty((c, m + 1, m + 1))
+    for j, span in enumerate(own.spans):
+        np.matmul(scaled[:, span], scaled[:, span].T, out=products[j])
+    prior_prec = np.empty((c, m))
+    prior_prec[:, :b] = np.where(own.estimable, state.effect_scales.trait_prec(problem.covariates, block), 1.0)
+    np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
+    draw_coefficients(
+        problem,
+        np.ascontiguousarray(products[:, :m, :m]),
+        np.arange(c),
+        own.n_rows - np.count_nonzero(own.estimable & problem.covariates.flat, axis=1),
+        state,
+        block,
+        prior_prec,
+        np.ascontiguousarray(products[:, m, :m]),
+        np.ascontiguousarray(products[:, m, m]),
+        rng,
+    )
+    state.coef[block, :b][~own.estimable] = 0.0
+    residual = design[m] - np.einsum("qi,qi->i", state.coef[block].T[:, own.trait], design[:m])
+    forms = np.ascontiguousarray(own.sums(own.weights * residual**2).T)
+    state.g[block], state.tau[block] = draw_shares_of_traits(problem, state, block, forms, own.logdet, own.n_rows, rng)
+    return residual
+
+
+def weigh_own_traits(
+    problem: Problem, own: OwnRows, state: State, residual: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Draw ``Z U_R`` of these traits and store ``omega_j (y - XB - Z U_R)`` on their rows; eq. SLAM-11."""
+    assert state.random is not None
+    g, tau = state.g[own.traits], state.tau[own.traits]
+    left = problem.grid.residual_share[g]
+    kept = left[own.trait]
+    share = np.maximum(1.0 - kept * own.weights_of(g), 0.0)
+    noise = rng.standard_normal(len(share))
+    random = own.leave(share * residual + noise * np.sqrt(share * kept / tau[own.trait]))
+    fixed = np.einsum("qi,qi->i", state.coef[own.traits, : problem.b].T[:, own.trait], own.x_rows)
+    state.random[own.traits][own.trait, own.row] = random
+    state.weighted[own.traits][own.trait, own.row] = (own.gather(state.y) - fixed - random) * (tau / left)[own.trait]
+
+
 def draw_factor_effects(problem: Problem, state: State, rng: np.random.Generator, pool: BlockPool) -> None:
     """Draw (kappa_l, B_F) of each factor jointly given its share, U_F integrated out; eq. SLAM-29."""
     b, cov, gamma = problem.n_factor_effects, problem.factor_cov, state.gamma
@@ -358,16 +485,31 @@ def _factor_penalty(problem: Problem, state: State) -> np.ndarray:
     return np.einsum("lq,lq,lq->l", prec, state.coef_factor, state.coef_factor)
 
 
-def draw_factor_shares(problem: Problem, state: State, rng: np.random.Generator) -> None:
-    """Draw (gamma_l, kappa_l) jointly given the factors and their fixed effects, U_F integrated out; eq. SLAM-10."""
+def draw_factor_shares(problem: Problem, state: State, residual: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw (gamma_l, kappa_l) jointly given the factors and their fixed effects, U_F integrated out; eq. SLAM-10.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : State
+    residual : ndarray, shape (k, n)
+        Factors without their fixed effects, in common coordinates.
+    rng : Generator
+
+    Returns
+    -------
+    ndarray, shape (k,)
+        Quadratic form of each factor and its effects at the new share, in units of kappa.
+    """
     cov = problem.factor_cov
-    forms = cov.quadratic_forms(cov.enter(state.factor_residual(problem)))
+    forms = cov.quadratic_forms(residual)
     if problem.n_factor_effects:
         forms += _factor_penalty(problem, state)[:, None]
     n_terms = cov.n + problem.n_factor_effects
     state.gamma[:], state.kappa[:] = draw_shares(
         forms, cov.logdet, problem.log_prior_factors, problem.priors.factor, n_terms, rng
     )
+    return forms[np.arange(len(forms)), state.gamma]
 
 
 def draw_effect_scales(problem: Problem, state: State, rng: np.random.Generator) -> None:
@@ -399,6 +541,9 @@ def trait_precision_sums(problem: Problem, state: State, pool: BlockPool) -> tup
         keys = np.arange(len(problem.groups))
         members = [np.arange(group.traits.start, group.traits.stop) for group in problem.groups]
         prec = state.tau / problem.grid.residual_share[state.g]
+    if len(keys) == problem.p and not problem.collapsed:
+        scaled = loadings * np.sqrt(prec)[:, None]
+        return keys, scaled[:, :, None] * scaled[:, None, :]
     sums = np.empty((len(keys), k, k))
 
     def form(i: int) -> None:
@@ -496,8 +641,13 @@ def _shared_precision(precision: np.ndarray, state: State) -> Callable[[np.ndarr
 def _factors_given_random(
     problem: Problem, state: State, loadings: np.ndarray, likelihood: FactorLikelihood, random: np.ndarray
 ) -> Callable[[int], None]:
-    """Draw a block of rows; rows kept by the same groups of traits share a precision; eq. SLAM-13."""
+    """Draw a block of rows; rows kept by the same groups of traits share a precision; eq. SLAM-13.
+
+    A few patterns are factored once each; many go through the lanes, row by row.
+    """
     k, linear = problem.n_factors, likelihood.linear
+    by_row = len(likelihood.precisions) * ROWS_PER_PATTERN > problem.n
+    lower = likelihood.precisions[:, *np.tril_indices(k)]
     prior_prec = state.kappa / problem.grid.residual_share[state.gamma]
     mean = random + state.factor_mean(problem) if problem.n_factor_effects else random
     precisions = likelihood.precisions.copy()
@@ -509,10 +659,17 @@ def _factors_given_random(
         linear[:, rows] = loadings @ state.weighted[:, rows]
         rhs = linear[:, rows] + prior_prec[:, None] * mean[:, rows]
         noise = state.streams.rows[i].standard_normal((len(which), k))
-        drawn = np.empty((len(which), k))
-        bad = draw_gaussians(precisions, which, np.ascontiguousarray(rhs.T), noise, np.empty(work_size(k)), drawn)
+        work = np.empty(work_size(k))
+        if by_row:
+            packed, diagonal = np.ascontiguousarray(lower[which].T), np.repeat(prior_prec[:, None], len(which), axis=1)
+            drawn = np.empty_like(rhs)
+            bad = draw_rows(packed, diagonal, rhs, np.ascontiguousarray(noise.T), work, drawn)
+        else:
+            drawn = np.empty((len(which), k))
+            bad = draw_gaussians(precisions, which, np.ascontiguousarray(rhs.T), noise, work, drawn)
+            drawn = drawn.T
         _check_factors(bad, state)
-        state.factors[:, rows] = drawn.T
+        state.factors[:, rows] = drawn
 
     return draw
 
@@ -554,7 +711,9 @@ def _check_factors(bad: int, state: State) -> None:
         raise FitError(f"iteration {state.iteration}: the precision of the factors is not positive definite.")
 
 
-def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Generator) -> None:
+def move_scales(
+    problem: Problem, state: State, q: np.ndarray, forms: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Move each factor along ``f -> c f, lambda -> lambda / c``, which leaves the likelihood alone; eq. SLAM-18.
 
     Parameters
@@ -563,19 +722,24 @@ def move_scales(problem: Problem, state: State, q: np.ndarray, rng: np.random.Ge
     state : State
     q : ndarray, shape (k,)
         ``sum_j tau_j local_lj lambda_lj^2 / 2``; rescaled with the loadings.
+    forms : ndarray, shape (k,)
+        What `draw_factor_shares` returns.
     rng : Generator
+
+    Returns
+    -------
+    ndarray, shape (k,)
+        The factors' c.
     """
-    cov = problem.factor_cov
-    psi = state.kappa * cov.own_forms(cov.enter(state.factor_residual(problem)), state.gamma)
-    if problem.n_factor_effects:
-        psi += state.kappa * _factor_penalty(problem, state)
     order = 0.5 * (problem.n + problem.n_factor_effects - state.scales.n_active)
-    c2 = draw_gig(order, 2.0 * q * state.scales.row, psi, rng)
-    state.factors *= np.sqrt(c2)[:, None]
-    if problem.n_factor_effects:
-        state.coef_factor *= np.sqrt(c2)[:, None]
-    state.coef[:, problem.b :] /= np.sqrt(c2)
+    c2 = draw_gig(order, 2.0 * q * state.scales.row, state.kappa * forms, rng)
+    c = np.sqrt(c2)
+    # A new array: without a rotation `residual` of the caller is the old one.
+    state.factors = state.factors * c[:, None]
+    state.coef_factor *= c[:, None]
+    state.coef[:, problem.b :] /= c
     q /= c2
+    return c
 
 
 def swap_neighbours(problem: Problem, state: State, q: np.ndarray, rng: np.random.Generator) -> None:

@@ -29,6 +29,7 @@ from ...priors import (
     prior_masses,
     share_grid,
 )
+from .own_rows import OwnRows, lay_out_own_rows
 
 # Distinct missing patterns keep their own eigenbases within these bounds; beyond, patterns share rows and cells are
 # imputed.
@@ -251,6 +252,13 @@ class Problem:
             )
             variables.append(LinkVariable(name, i, key, own))
         return tuple(variables)
+
+    @cached_property
+    def own_rows(self) -> tuple[OwnRows, ...]:
+        """Runs of groups of one trait each, drawn together because each alone is too small to be worth a call."""
+        if self.collapsed:
+            return ()
+        return lay_out_own_rows(self.groups, self.x, self.n_factors)
 
 
 def default_n_factors(n: int, p: int) -> int:

@@ -6,9 +6,14 @@ the next loadings step is a valid partially collapsed Gibbs sampler (van Dyk & P
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
+
 from ...linalg.threads import BlockPool
 from . import blocks as draw
 from .draws import RunningMeans
+from .own_rows import OwnRows
 from .problem import Problem
 from .state import State
 
@@ -19,13 +24,14 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
     b, k = problem.b, problem.n_factors
     if running is not None:
         running.start_draw(problem, state)
-    first_stream = 0
-    for group in problem.groups:
+    streams_of = _streams_of_groups(problem, state)
+    together = {s for own in problem.own_rows for s in range(own.groups.start, own.groups.stop)}
+    for s, group in enumerate(problem.groups):
+        if s in together:
+            continue
         shared = draw.prepare_regressors(problem, group, state, pool)
-        streams = state.streams.traits[first_stream : first_stream + len(group.blocks)]
-        first_stream += len(group.blocks)
 
-        def draw_block(i: int, group=group, shared=shared, streams=streams) -> None:  # type: ignore[no-untyped-def]
+        def draw_block(i: int, group=group, shared=shared, streams=streams_of[s]) -> None:  # type: ignore[no-untyped-def]
             block, stream = group.blocks[i], streams[i]
             residual, fixed_residual = draw.draw_loadings(problem, group, shared, state, block, stream)
             draw.draw_trait_shares(problem, group, state, block, residual, stream)
@@ -38,21 +44,33 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
                 running.add_block(problem, group, state, block, residual)
 
         pool.run(draw_block, range(len(group.blocks)))
+
+    def draw_own_rows(own: OwnRows) -> None:
+        stream = streams_of[own.groups.start][0]
+        residual = draw.draw_own_traits(problem, own, state, stream)
+        draw.draw_local_scales(problem, state, own.traits, stream)
+        draw.weigh_own_traits(problem, own, state, residual, stream)
+        if running is not None:
+            for group, span in zip(problem.groups[own.groups], own.spans, strict=True):
+                running.add_block(problem, group, state, group.traits, residual[None, span])
+
+    pool.run(draw_own_rows, problem.own_rows)
     if k:
         draw.draw_factor_effects(problem, state, rng, pool)
-        draw.draw_factor_shares(problem, state, rng)
+        cov = problem.factor_cov
+        residual = cov.enter(state.factor_residual(problem))
+        forms = draw.draw_factor_shares(problem, state, residual, rng)
+        q = draw.loading_sums(state, b)
+        # Here because the forms are known, and before anything is drawn that a scale would make stale.
+        scale = draw.move_scales(problem, state, q, forms, rng)
         if problem.collapsed:
             draw.draw_factors(problem, state, None, pool)
         else:
-            cov = problem.factor_cov
-            random = cov.leave(
-                draw.draw_random_rows(cov, cov.enter(state.factor_residual(problem)), state.gamma, state.kappa, rng)
-            )
+            residual = residual * scale[:, None]
+            random = cov.leave(draw.draw_random_rows(cov, residual, state.gamma, state.kappa, rng))
             likelihood = draw.draw_factors(problem, state, random, pool)
             assert likelihood is not None
             draw.move_factor_shares(problem, state, random, likelihood, rng)
-        q = draw.loading_sums(state, b)
-        draw.move_scales(problem, state, q, rng)
         draw.swap_neighbours(problem, state, q, rng)
         problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, rng)
     draw.draw_effect_scales(problem, state, rng)
@@ -61,3 +79,9 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
     elif problem.impute:
         draw.draw_missing(problem, state, rng)
     state.iteration += 1
+
+
+def _streams_of_groups(problem: Problem, state: State) -> list[list[np.random.Generator]]:
+    """Random streams of the blocks of each group."""
+    ends = np.cumsum([0, *(len(group.blocks) for group in problem.groups)])
+    return [state.streams.traits[a:b] for a, b in pairwise(ends)]
