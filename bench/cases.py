@@ -16,6 +16,23 @@ CASES = {
     # repeated measurements: individuals, times of each, columns of the basis
     "curves_small": {"n": 300, "times": 8, "b": 7},
     "curves_large": {"n": 5000, "times": 20, "b": 12},
+    # effective samples: maize trial, half sibs (reference files), two simulated sets
+    "mixing_W1": {"k": 15, "chains": 4, "burn": 500, "draws": 1000},
+    "mixing_W2": {"k": 15, "chains": 2, "burn": 500, "draws": 2000},
+    "mixing_tall": {
+        "k": 6,
+        "chains": 4,
+        "burn": 500,
+        "draws": 2000,
+        "data": {"records": 1, "individuals": 240, "n_traits": 20, "factor_h2": (0.8, 0.2, 0.6, 0.0)},
+    },
+    "mixing_wide": {
+        "k": 6,
+        "chains": 4,
+        "burn": 500,
+        "draws": 2000,
+        "data": {"records": 3, "individuals": 80, "n_traits": 60, "factor_h2": (0.9, 0.5, 0.7, 0.2)},
+    },
     "design_small": {"n": 10_000, "n_groups": 1_000},
     "design_large": {"n": 1_000_000, "n_groups": 100_000},
     # variance components by moments
