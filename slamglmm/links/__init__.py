@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from .base import Likelihood, Link, Measurements, Parameters
+from .censored import Censored
 from .combined import LinkChoice, LinkedColumns, assign_links, bind_links, kept_by_links
+from .data_scale import DataMoments, DataScale, ThresholdScale
 from .gaussian_weights import GaussianWeights
 from .identity import Identity
 from .probes import Probes
 from .regression import Regression
+from .thresholds import Ordinal, Probit
 from .voom import Voom, voom
 
 LINKS: dict[str, type[Link]] = {
@@ -16,10 +19,16 @@ LINKS: dict[str, type[Link]] = {
     "gaussian_weights": GaussianWeights,
     "probes": Probes,
     "regression": Regression,
+    "probit": Probit,
+    "ordinal": Ordinal,
+    "censored": Censored,
 }
 
 __all__ = [
     "LINKS",
+    "Censored",
+    "DataMoments",
+    "DataScale",
     "GaussianWeights",
     "Identity",
     "Likelihood",
@@ -27,9 +36,12 @@ __all__ = [
     "LinkChoice",
     "LinkedColumns",
     "Measurements",
+    "Ordinal",
     "Parameters",
     "Probes",
+    "Probit",
     "Regression",
+    "ThresholdScale",
     "Voom",
     "assign_links",
     "bind_links",

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError, OptionError, shortlist
+from .data_scale import DataScale
 
 Parameters: TypeAlias = dict[str, np.ndarray]
 
@@ -126,6 +127,8 @@ class Likelihood(ABC):
     separable: ClassVar[bool] = True
     # Parameters with a flat prior; nothing can be simulated from that.
     flat: ClassVar[tuple[str, ...]] = ()
+    # Data that set no scale for their latent traits: tau is held at one.
+    unit_precision: ClassVar[bool] = False
 
     def labels(self) -> Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]]:
         """Parameters to save: name -> its dimensions as (dimension, labels); ``"trait"`` is a dimension."""
@@ -180,6 +183,10 @@ class Likelihood(ABC):
     @abstractmethod
     def with_data(self, data: np.ndarray) -> Likelihood:
         """The same with other data (shaped as the data columns), same missing cells, center and scale."""
+
+    def data_scales(self) -> tuple[DataScale, ...]:
+        """How the data of each latent trait follow from it; empty where they have no one-to-one columns."""
+        return ()
 
 
 class Link(ABC):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import DataError, OptionError, shortlist
 from .base import Likelihood, Link, Measurements, Parameters, center_and_scale
+from .data_scale import DataScale, IdentityScale
 from .pseudo import draw_given_pseudo
 
 
@@ -136,3 +137,7 @@ class WeightedLikelihood(Likelihood):
             start=np.where(self.known, values, self.start),
             weighted=np.where(self.weights > 0, self.weights * values, 0.0),
         )
+
+    def data_scales(self) -> tuple[DataScale, ...]:
+        """The latent traits themselves."""
+        return (IdentityScale(),) * len(self.traits)

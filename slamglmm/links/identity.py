@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .base import Likelihood, Link, Measurements, Parameters, center_and_scale, fill_gaps
+from .data_scale import DataScale, IdentityScale
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Identity(Link):
         """Missing cells start at the trait's mean; an offset comes off."""
         values = data.by_column
         if data.offset.any():
-            values -= data.offset
+            values = values - data.offset
         center, scale = center_and_scale(values, data.columns)
         seen = ~np.isnan(values)
         return IdentityLikelihood(data.columns, fill_gaps(values), seen, seen, center, scale, data.offset)
@@ -58,3 +59,7 @@ class IdentityLikelihood(Likelihood):
     def with_data(self, data: np.ndarray) -> IdentityLikelihood:
         """Other observed cells."""
         return replace(self, start=np.where(self.known, data - self.offset, self.start))
+
+    def data_scales(self) -> tuple[DataScale, ...]:
+        """The latent traits themselves."""
+        return (IdentityScale(),) * len(self.traits)

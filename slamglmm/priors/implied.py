@@ -40,7 +40,7 @@ def simulate_priors(
         # Their labels are not known here: the random effect is whichever is not the residual.
         labels = [name for name in _labels(priors.residual) if name != "Residual"][:1] or ["g"]
         residual, masses = priors.residual.on_grid(labels, grid, np.ones(1))
-        shape, rate = residual.shape, residual.rate[0]
+        shape, rate = float(residual.shape[0]), residual.rate[0]
     else:
         shape, rate = priors.residual.shape, np.full(len(share), priors.residual.rate)
         masses = prior_masses(priors.h2, grid, "h2")

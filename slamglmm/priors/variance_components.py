@@ -19,16 +19,16 @@ class TraitPrecisions:
 
     Attributes
     ----------
-    shape : float
+    shape : ndarray, shape (p,)
     rate : ndarray, shape (p, n_points)
     """
 
-    shape: float
+    shape: np.ndarray
     rate: np.ndarray
 
     def of(self, traits: slice) -> TraitPrecisions:
         """Those of some traits."""
-        return TraitPrecisions(self.shape, self.rate[traits])
+        return TraitPrecisions(self.shape[traits], self.rate[traits])
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class VarianceComponents:
         log_mass = np.log(grid.cell) - np.log(parts) @ (0.5 * nu + 1.0) - shape * np.log(rate)
         masses = np.where(inside, np.exp(log_mass - log_mass[inside].max()), 0.0)
         unit = np.ones_like(scale) if self.relative else scale
-        return TraitPrecisions(float(shape), rate / unit[:, None] ** 2), masses / masses.sum()
+        return TraitPrecisions(np.full(len(scale), shape), rate / unit[:, None] ** 2), masses / masses.sum()
 
     def _by_name(self, argument: str, names: Sequence[str]) -> np.ndarray:
         value = getattr(self, argument)

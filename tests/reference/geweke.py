@@ -126,12 +126,12 @@ class Joint:
     def redraw(self, state, rng):
         """New observed data given everything else; U is integrated out unless cells are imputed."""
         if self.problem.links:
-            self._redraw_known(state, rng)
+            self._redraw_latent(state, rng)
             self._redraw_linked(state, rng)
             return
         for s, group in enumerate(self.problem.groups):
             if group.imputed.any():
-                self._redraw_given_random(state, s, rng)
+                self._redraw_given_random(state, s, rng, group.imputed)
             else:
                 self._redraw_group(state, s, rng)
 
@@ -144,18 +144,21 @@ class Joint:
         noise = np.einsum("jik,jk->ji", self.dense.root[s][g], rng.standard_normal((len(g), len(group.rows))))
         state.y[group.traits, :][:, group.rows] = self._mean(state, group) + noise / np.sqrt(tau)[:, None]
 
-    def _redraw_given_random(self, state, s, rng):
+    def _redraw_given_random(self, state, s, rng, kept_cells):
         group = self.problem.groups[s]
         left = 1 - self.problem.grid.shares[state.g[group.traits]].sum(axis=1)
         eta = self._mean(state, group) + state.random[group.traits][:, group.rows]
         eta += rng.standard_normal(eta.shape) * np.sqrt(left / state.tau[group.traits])[:, None]
         kept = state.y[group.traits][:, group.rows]
-        state.y[group.traits, :][:, group.rows] = np.where(group.imputed, kept, eta)
+        state.y[group.traits, :][:, group.rows] = np.where(kept_cells, kept, eta)
 
-    def _redraw_known(self, state, rng):
-        """Latent traits that the data fix are data themselves: drawn given U, as around imputed ones."""
-        if not self.problem.groups[0].imputed.all():
-            self._redraw_given_random(state, 0, rng)
+    def _redraw_latent(self, state, rng):
+        """Latent traits that the data fix, which are data themselves, and half of the others: drawn given U.
+
+        Data that are a function of eta would never change if eta did not change with them.
+        """
+        imputed = self.problem.groups[0].imputed
+        self._redraw_given_random(state, 0, rng, imputed & (rng.random(imputed.shape) < 0.5))
 
     def _redraw_linked(self, state, rng):
         problem, links = self.problem, []
@@ -261,6 +264,8 @@ def statistics(joint, values):
             continue
         for position in np.ndindex(values[variable.name].shape[1:]):
             drawn = values[variable.name][:, *position]
+            if np.ptp(drawn) == 0:
+                continue
             out[f"{variable.name} {position}"] = squash(drawn)
             out[f"log {variable.name} {position}"] = squash(np.log(np.abs(drawn)))
             size = np.log(np.mean(rest[:, position[0] % p] ** 2, axis=1))

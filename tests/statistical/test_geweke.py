@@ -302,7 +302,7 @@ def test_a_forgotten_power_of_the_rate_is_found(monkeypatch):
 
     def wrong(forms, logdet, log_prior, prior, *rest):
         if not isinstance(prior, PrecisionPrior):
-            log_prior = log_prior - prior.shape * np.log(prior.rate[0])
+            log_prior = log_prior - prior.shape[0] * np.log(prior.rate[0])
         return right(forms, logdet, log_prior, prior, *rest)
 
     monkeypatch.setattr(blocks, "draw_shares", wrong)

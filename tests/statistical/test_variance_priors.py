@@ -33,7 +33,7 @@ def test_shares_and_precision_are_those_of_the_variances():
     assert np.abs(np.cumsum(masses)[:-1] - empirical).max() < 0.006
     assert masses[0] == 0.0
     near = np.abs(share - 0.3) < 0.005
-    law = scipy.stats.gamma(precisions.shape, scale=1 / precisions.rate[0, 30])
+    law = scipy.stats.gamma(precisions.shape[0], scale=1 / precisions.rate[0, 30])
     # Traits were divided by 2: precisions are 4 times those of the data.
     assert scipy.stats.kstest(4.0 / total[near], law.cdf).pvalue > 1e-4
 

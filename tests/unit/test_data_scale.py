@@ -119,9 +119,9 @@ def test_categories():
     chance = category_probabilities(location, variance, cuts)
     np.testing.assert_allclose(chance.sum(axis=1), 1.0)
     assert chance[1, 3] == 0.0
-    ours = threshold_moments(location, variance, cuts)
-    numbers = np.arange(4)
-    np.testing.assert_allclose(chance @ numbers, ours.mean)
-    np.testing.assert_allclose(chance @ numbers**2 - (chance @ numbers) ** 2, ours.variance)
+    for levels in (np.arange(4.0), np.array([-1.0, 2.0, 3.0, 7.0])):
+        ours = threshold_moments(location, variance, cuts, levels)
+        np.testing.assert_allclose(chance @ levels, ours.mean)
+        np.testing.assert_allclose(chance @ levels**2 - (chance @ levels) ** 2, ours.variance)
     middle = scipy.stats.norm(0.2, np.sqrt(1.5))
     np.testing.assert_allclose(chance[0, 1], middle.cdf(0.6) - middle.cdf(0.0))

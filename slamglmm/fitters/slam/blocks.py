@@ -331,7 +331,7 @@ def draw_shares(
     power = shape[:, None] if isinstance(shape, np.ndarray) else shape
     log_mass = (log_prior - 0.5 * logdet) - power * np.log(prior.rate + 0.5 * forms)
     if not isinstance(prior, PrecisionPrior):
-        log_mass += prior.shape * np.log(prior.rate)
+        log_mass += prior.shape[:, None] * np.log(prior.rate)
     log_mass -= log_mass.max(axis=1, keepdims=True)
     cumulative = np.cumsum(np.exp(log_mass), axis=1)
     # 1 - u lies in (0, 1]: a point without mass is never drawn, not even the first or the last.

@@ -37,6 +37,8 @@ PATTERN_BYTES = 2**30
 PATTERN_FLOPS = 1e12
 # A total share of one needs covariances that stay invertible without the residual.
 MIN_RELATIVE_EIGENVALUE = 1e-3
+# A gamma prior of mean one with this shape holds a precision at one to 1e-4, and all steps stay as they are.
+HELD_SHAPE = 1e8
 
 
 @dataclass(frozen=True)
@@ -369,6 +371,13 @@ def build_problem(
                 trait_precisions, masses = priors.residual.on_grid(labels, grid, scale[order])
             else:
                 trait_precisions, masses = priors.residual, prior_masses(priors.h2, grid, "h2")
+                held = latent.unit_precision
+                if held.any():
+                    trait_precisions = _hold_at_one(priors.residual, held, len(grid.cell))
+                    notes.append(
+                        f"the trait-specific variance of {held.sum()} latent trait(s) is held at 1: categories set no "
+                        "scale"
+                    )
             log_prior_traits = np.log(masses)
             log_prior_factors = np.log(prior_masses(priors.h2_factors, grid, "h2_factors"))
         return Problem(
@@ -479,6 +488,14 @@ class LatentTraits:
     silent: list[str]
     links: tuple[LinkedTraits, ...]
 
+    @property
+    def unit_precision(self) -> np.ndarray:
+        """Traits whose tau is held at one, in the order of the links, shape (p,)."""
+        held = np.zeros(len(self.traits), dtype=bool)
+        for part in self.links:
+            held[part.traits] = part.likelihood.unit_precision
+        return held
+
 
 def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
     """Give each link its columns, and put together what comes back."""
@@ -528,6 +545,12 @@ def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
         [str(label) for label in design.X.index[~says]],
         tuple(linked),
     )
+
+
+def _hold_at_one(prior: PrecisionPrior, held: np.ndarray, n_points: int) -> TraitPrecisions:
+    """The prior of tau, with some traits' held at one."""
+    shape, rate = np.where(held, HELD_SHAPE, prior.shape), np.where(held, HELD_SHAPE, prior.rate)
+    return TraitPrecisions(shape, np.repeat(rate[:, None], n_points, axis=1))
 
 
 def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:
