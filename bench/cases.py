@@ -1,6 +1,8 @@
 """Sizes of the benchmarks, each named once."""
 
 CASES = {
+    # each line in 8 of 30 environments, drawn at random
+    "sparse_trial": {"lines": 1000, "environments": 30, "per_line": 8, "k": 10},
     # half-sib families of ten, one record each: the sizes of docs/verification.md
     "slam_A": {"n": 500, "p": 100, "k": 20},
     "slam_B": {"n": 1000, "p": 2000, "k": 100},

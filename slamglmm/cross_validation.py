@@ -1,9 +1,9 @@
-"""Cross-validation by masking responses: random cells, whole rows, whole groups, or folds of your own."""
+"""Cross-validation by masking responses: random cells, whole rows, whole groups, each group, folds of your own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from .errors import DataError, OptionError
+
+LEAVE_ONE_OUT = "leave-one-out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +27,14 @@ class CrossValidation:
         The responses, row × trait.
     folds : DataFrame of int
         Fold of each cell, 0 for none; row × trait.
+    labels : dict
+        What a fold is called in `by_fold`, if it is not its number: the group that was left out.
     """
 
     predictions: pd.DataFrame
     observed: pd.DataFrame
     folds: pd.DataFrame
+    labels: dict[int, Any] = field(default_factory=dict)
 
     def by_fold(self) -> pd.DataFrame:
         """Accuracy in each fold.
@@ -37,14 +42,14 @@ class CrossValidation:
         Returns
         -------
         DataFrame
-            Index (trait, fold); columns n, correlation, rmse.
+            Index (trait, fold), a fold being its number or the group left out; columns n, correlation, rmse.
         """
         rows = {}
         for trait in self.observed.columns:
             truth, guess, fold = (table[trait].to_numpy() for table in (self.observed, self.predictions, self.folds))
             for f in np.unique(fold[fold > 0]):
                 cells = (fold == f) & ~np.isnan(truth) & ~np.isnan(guess)
-                rows[trait, int(f)] = _accuracy(truth[cells], guess[cells])
+                rows[trait, self.labels.get(int(f), int(f))] = _accuracy(truth[cells], guess[cells])
         index = pd.MultiIndex.from_tuples(list(rows), names=["trait", "fold"])
         return pd.DataFrame(list(rows.values()), index=index)
 
@@ -73,7 +78,7 @@ def cross_validate(
     data: Any,
     *,
     Y: Any,
-    folds: int | Any = 5,
+    folds: int | str | Any = 5,
     by: str = "cells",
     predict: Callable[[Any], pd.DataFrame] | None = None,
     seed: int = 1,
@@ -90,18 +95,19 @@ def cross_validate(
     formula : str
     data : DataFrame, n rows
     Y : DataFrame or array, n × p
-    folds : int or array
-        Number of folds; or fold numbers, of shape (n,) for whole rows or (n, p) for cells, where 0 and NaN are never
-        masked.
+    folds : int, "leave-one-out" or array
+        Number of folds; or a fold for each unit of `by` (``by="env"``: leave one environment out); or fold numbers,
+        of shape (n,) for whole rows or (n, p) for cells, where 0 and NaN are never masked.
     by : str
-        With a number of folds, what stays together: ``"cells"``, ``"rows"``, or the name of a column of `data` whose
-        groups (lines, say) are masked whole.
+        What stays together: ``"cells"``, ``"rows"``, or the name of a column of `data` whose groups (lines or
+        environments, say) are masked whole.
     predict : callable, optional
         Takes a result and returns predictions, row × trait; the default is ``result.fitted()``.
     seed : int
         Of the folds; fold f is fitted with ``seed + f`` unless `options` has a seed.
     n_jobs : int
-        Folds fitted at the same time (joblib: under ``joblib.parallel_config(backend="dask")`` they go to a cluster).
+        Folds fitted at the same time (joblib; -1 for all cores). Under ``joblib.parallel_config(backend="dask")`` they
+        go to a cluster. The numbers do not depend on where they were fitted.
     **options
         For the fitter.
 
@@ -130,7 +136,7 @@ def cross_validate(
     observed = Y.astype(float) if isinstance(Y, pd.DataFrame) else pd.DataFrame(np.asarray(Y, dtype=float))
     if not isinstance(Y, pd.DataFrame):
         observed.columns = [f"y{j + 1}" for j in range(observed.shape[1])]
-    of_cell = _folds(folds, by, data, observed, seed)
+    of_cell, labels = _folds(folds, by, data, observed, seed)
     numbers = [int(f) for f in np.unique(of_cell[of_cell > 0])]
     # Variational fitters draw nothing and take no seed.
     parameters = signature(fitter).parameters
@@ -149,7 +155,7 @@ def cross_validate(
             )
         predictions[of_cell == f] = guess[of_cell == f]
     frames = [pd.DataFrame(v, index=observed.index, columns=observed.columns) for v in (predictions, of_cell)]
-    return CrossValidation(frames[0], observed, frames[1])
+    return CrossValidation(frames[0], observed, frames[1], labels)
 
 
 def _fit_fold(
@@ -164,17 +170,25 @@ def _fit_fold(
     return np.asarray(result.fitted() if predict is None else predict(result), dtype=float)
 
 
-def _folds(folds: Any, by: str, data: Any, observed: pd.DataFrame, seed: int) -> np.ndarray:
-    """Fold of each cell, shape (n, p); cells without a response have none."""
+def _folds(folds: Any, by: str, data: Any, observed: pd.DataFrame, seed: int) -> tuple[np.ndarray, dict[int, Any]]:
+    """Fold of each cell, shape (n, p), and names of folds; cells without a response have none."""
     n, p = observed.shape
     seen = observed.notna().to_numpy()
+    if isinstance(folds, str):
+        if folds != LEAVE_ONE_OUT or by == "cells":
+            raise OptionError(
+                f"folds={folds!r}, by={by!r}: expected a number of folds, fold numbers, or {LEAVE_ONE_OUT!r} with by="
+                "'rows' or a column of the data."
+            )
+        unit, names = _units(by, data, n)
+        return np.where(seen, unit[:, None] + 1, 0), {i + 1: name for i, name in enumerate(names)}
     if not isinstance(folds, int | np.integer):
         given = np.nan_to_num(np.asarray(folds, dtype=float)).astype(int)
         if given.shape not in ((n,), (n, p)):
             raise OptionError(
                 f"folds: expected a number, or fold numbers of shape ({n},) or ({n}, {p}); got {given.shape}."
             )
-        return np.where(seen, given if given.ndim == 2 else given[:, None], 0)
+        return np.where(seen, given if given.ndim == 2 else given[:, None], 0), {}
     if folds < 2:
         raise OptionError(f"folds={folds}: expected at least 2.")
     rng = np.random.default_rng(seed)
@@ -184,18 +198,26 @@ def _folds(folds: Any, by: str, data: Any, observed: pd.DataFrame, seed: int) ->
             # Trait by trait, so that no fold takes most of one.
             rows = rng.permutation(np.flatnonzero(seen[:, j]))
             out[rows, j] = np.arange(len(rows)) % folds + 1
-        return out
+        return out, {}
+    unit, names = _units(by, data, n)
+    if len(names) < folds:
+        raise OptionError(f"folds={folds}: there are only {len(names)} units to share out by {by!r}.")
+    fold_of_unit = rng.permutation(np.arange(len(names)) % folds + 1)
+    return np.where(seen, fold_of_unit[unit][:, None], 0), {}
+
+
+def _units(by: str, data: Any, n: int) -> tuple[np.ndarray, list[Any]]:
+    """Unit of each row that stays together, and the names of the units."""
     if by == "rows":
-        unit, n_units = np.arange(n), n
-    elif by in list(data.columns):
-        codes, labels = pd.factorize(np.asarray(data[by]))
-        unit, n_units = codes, len(labels)
-    else:
+        return np.arange(n), list(range(n))
+    if by not in list(data.columns):
         raise OptionError(f"by={by!r}: expected 'cells', 'rows' or a column of the data.")
-    if n_units < folds:
-        raise OptionError(f"folds={folds}: there are only {n_units} units to share out by {by!r}.")
-    fold_of_unit = rng.permutation(np.arange(n_units) % folds + 1)
-    return np.where(seen, fold_of_unit[unit][:, None], 0)
+    codes, names = pd.factorize(np.asarray(data[by]))
+    if (codes < 0).any():
+        raise DataError(
+            f"by={by!r}: the column is missing in {int((codes < 0).sum())} row(s), so they are in no group."
+        )
+    return codes, list(names)
 
 
 def _accuracy(truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:

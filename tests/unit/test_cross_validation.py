@@ -1,11 +1,13 @@
 """Folds are what they say, predictions never see what they are compared with."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import slamglmm as sg
-from slamglmm.errors import OptionError
+from slamglmm.errors import DataError, OptionError
 
 N = 30
 
@@ -65,6 +67,44 @@ def test_rows_and_groups_stay_together(data):
     assert sorted(lines["b"].unique()) == [1, 2, 3, 4, 5]
 
 
+def test_each_group_is_left_out_in_turn(data):
+    """Folds bear the names of what is left out."""
+    frame, Y = data
+    cv = sg.cross_validate(Echo, "~ 1", frame, Y=Y, folds="leave-one-out", by="line")
+    table = cv.by_fold()
+    assert list(table.loc["b"].index) == [f"L{i}" for i in range(10)]
+    assert table.loc[("a", "L1"), "n"] == 2  # one of the three is missing
+    for line, rows in frame.groupby("line").groups.items():
+        np.testing.assert_allclose(cv.predictions.loc[rows, "b"], Y["b"].drop(rows).mean())
+        assert table.loc[("b", line), "n"] == 3
+    frame.loc[3, "line"] = None
+    with pytest.raises(DataError, match="by='line': the column is missing in 1 row"):
+        sg.cross_validate(Echo, "~ 1", frame, Y=Y, folds="leave-one-out", by="line")
+
+
+def test_new_environments_of_a_trial():
+    """Long format: an environment without records has its lines' effects, and those correlate with the truth."""
+    rng = np.random.default_rng(3)
+    lines = np.arange(40)
+    value = rng.standard_normal(40)
+    env = np.repeat(["E1", "E2", "E3", "E4"], 25)
+    line = np.concatenate([rng.choice(lines, 25, replace=False) for _ in range(4)])
+    y = value[line] + np.repeat([0.0, 2.0, -1.0, 1.0], 25) + 0.3 * rng.standard_normal(100)
+    frame = pd.DataFrame({"line": [f"L{i}" for i in line], "env": env})
+    cv = sg.cross_validate(
+        sg.slam,
+        "~ 1 + (1 | line) + (1 | env)",
+        frame,
+        Y=pd.DataFrame({"yield": y}),
+        folds="leave-one-out",
+        by="env",
+        **{"n_factors": 0, "h2_grid": 8, "draws": 60, "burn": 60, "chains": 1},
+    )
+    table = cv.by_fold().loc["yield"]
+    assert list(table.index) == ["E1", "E2", "E3", "E4"]
+    assert table["correlation"].min() > 0.6
+
+
 def test_own_folds_by_row_and_by_cell(data):
     frame, Y = data
     by_row = np.where(np.arange(N) < 10, 1, np.where(np.arange(N) < 15, 0, 2))
@@ -98,6 +138,8 @@ def test_seeds_are_given_by_fold_or_by_the_user(data):
         ({"folds": 11, "by": "line"}, "only 10 units"),
         ({"by": "plot"}, "expected 'cells', 'rows' or a column"),
         ({"folds": np.ones(7)}, r"shape \(30,\) or \(30, 2\); got \(7,\)"),
+        ({"folds": "all", "by": "line"}, r"folds='all', by='line': .* or 'leave-one-out' with by='rows' or a column"),
+        ({"folds": "leave-one-out"}, "folds='leave-one-out', by='cells': expected"),
     ],
 )
 def test_bad_folds(data, options, text):
@@ -106,9 +148,37 @@ def test_bad_folds(data, options, text):
         sg.cross_validate(Echo, "~ 1", frame, Y=Y, **options)
 
 
-def test_jobs_change_nothing():
+def cross_validate_simulated(**options):
     d = sg.simulate.slam(families=8, n_traits=3, seed=1)
-    settings = {"relmat": d.relmat, "folds": 2, "by": "rows", "n_factors": 2, "draws": 10, "burn": 10, "chains": 1}
-    one = sg.cross_validate(sg.slam, d.formula, d.frame, Y=d.Y, **settings)
-    two = sg.cross_validate(sg.slam, d.formula, d.frame, Y=d.Y, n_jobs=2, **settings)
+    settings = {"relmat": d.relmat, "folds": 4, "by": "rows", "n_factors": 2, "draws": 10, "burn": 10, "chains": 1}
+    return sg.cross_validate(sg.slam, d.formula, d.frame, Y=d.Y, **settings, **options)
+
+
+def test_jobs_change_nothing():
+    one, two = cross_validate_simulated(), cross_validate_simulated(n_jobs=2)
     pd.testing.assert_frame_equal(one.predictions, two.predictions)
+
+
+def test_folds_go_to_a_cluster(tmp_path):
+    """Two workers of a dask cluster fit the folds, and give the numbers of this process."""
+    distributed = pytest.importorskip("distributed")
+    import joblib
+
+    def fitted(fit):
+        (tmp_path / str(os.getpid())).touch()
+        return fit.fitted()
+
+    one = cross_validate_simulated()
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+        ) as cluster,
+        distributed.Client(cluster) as client,
+        joblib.parallel_config(backend="dask"),
+    ):
+        workers = set(client.run(os.getpid).values())
+        two = cross_validate_simulated(n_jobs=-1, predict=fitted)
+    assert {int(path.name) for path in tmp_path.iterdir()} == workers
+    assert len(workers) == 2
+    pd.testing.assert_frame_equal(one.predictions, two.predictions)
+    pd.testing.assert_frame_equal(one.folds, two.folds)
