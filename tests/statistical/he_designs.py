@@ -81,6 +81,26 @@ def table(name, replicates=REPLICATES):
     return out
 
 
+def he_variances(name, seed=0):
+    """Exact variance of each unconstrained HE estimate, from dense matrices: ``S^-1 C S^-1``, C of ``y'PK_iPy``."""
+    formula, frame, Y, relmat = DESIGNS[name]([seed, len(name)])
+    design = sg.design(formula, frame, Y=Y, relmat=relmat)
+    X = design.X.to_numpy()
+    project = np.eye(len(X)) - X @ np.linalg.pinv(X)
+    kernels = {}
+    for term in design.terms:
+        Z = np.eye(len(term.levels))[term.codes]
+        K = np.eye(len(term.levels)) if term.K is None else term.K
+        kernels[term.label] = Z @ (K if isinstance(K, np.ndarray) else K.toarray()) @ Z.T
+    kernels["Residual"] = np.eye(len(X))
+    V = sum(TRUTH[name][label] * kernel for label, kernel in kernels.items())
+    projected = [project @ kernel @ project for kernel in kernels.values()]
+    S = np.array([[np.sum(a * b) for b in projected] for a in projected])
+    C = 2.0 * np.array([[np.sum((a @ V) * (b @ V).T) for b in projected] for a in projected])
+    variances = np.diag(np.linalg.solve(S, np.linalg.solve(S, C).T))
+    return dict(zip(kernels, variances, strict=True))
+
+
 if __name__ == "__main__":
     chosen = sys.argv[1:] or list(DESIGNS)
     json.dump({name: table(name) for name in chosen}, sys.stdout, indent=1)

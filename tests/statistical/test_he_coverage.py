@@ -18,12 +18,19 @@ def test_sandwich_intervals_cover(name):
 
 
 def test_accuracy_beside_reml():
-    """Mean squared errors of the published table: REHE .069 / .037, REML .043 / .028 for A and C."""
-    found = he_designs.table("ace")
+    """Mean squared errors: of HE against its exact variance, of REHE and REML against an independent simulation.
+
+    In 1,500 replicates a mean squared error is known to 3 or 4 %. HE is unbiased, so that its variance has a closed
+    form: three standard errors are 11 %. The others are compared with 300 replicates of other code (.069 / .037 and
+    .043 / .028 for A and C), which are themselves known to 8 % only; with ours that makes 9 %.
+    """
+    found = he_designs.table("ace", 1500)
+    for component, variance in he_designs.he_variances("ace").items():
+        assert found["he"]["mse"][component] == pytest.approx(variance, rel=0.11)
+        assert abs(found["he"]["bias"][component]) < 3 * np.sqrt(variance / 1500)
     for method, (a, c) in {"rehe": (0.069, 0.037), "reml": (0.043, 0.028)}.items():
-        assert found[method]["mse"]["id"] == pytest.approx(a, rel=0.25)
-        assert found[method]["mse"]["household"] == pytest.approx(c, rel=0.25)
-    assert abs(found["he"]["bias"]["id"]) < 0.06
+        assert found[method]["mse"]["id"] == pytest.approx(a, rel=0.15)
+        assert found[method]["mse"]["household"] == pytest.approx(c, rel=0.15)
 
 
 def small_component(rule, unit, replace, draws):
