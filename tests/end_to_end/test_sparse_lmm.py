@@ -498,7 +498,7 @@ def test_random_effect_absorbs_relatedness():
         ({"prior_var": -1}, OptionError, "prior_var must be 'em' or a number, got -1"),
         ({"residual_var": "reml"}, OptionError, "residual_var must be 'em' or a number, got 'reml'"),
         ({"tol": 0}, OptionError, "tol and max_iter must be positive, got 0 and 1000"),
-        ({"family": "binomial"}, DataError, "takes a response of 0 and 1; 'y' has"),
+        ({"family": "binomial"}, DataError, "takes a response of 0 and 1, or shares .*; 'y' has"),
         ({"formula": "~ sex"}, OptionError, "needs a response: name it on the left of '~', or pass Y="),
         ({"formula": "y ~ 1 + (1 + age | sex)"}, OptionError, "one random effect with one column"),
         ({"formula": "y ~ 1 + (1 | nobody)"}, sg.errors.FormulaError, "nobody"),
