@@ -24,6 +24,8 @@ def slam(
     relmat: Mapping[str, Any] | None = None,
     n_factors: int | None = None,
     factor_formula: str | None = None,
+    loadings_on: str | None = None,
+    trait_data: Any = None,
     link: LinkChoice = "identity",
     priors: Priors | None = None,
     h2_grid: int = 20,
@@ -63,6 +65,11 @@ def slam(
     factor_formula : str, optional
         Fixed effects of the factors, such as ``"~ sex"``: what acts on many traits at once. Factors have no
         intercept; with ``Priors(fixef="shared")`` a covariate named in both formulas has one variance of its effects.
+    loadings_on : str, optional
+        What the loadings of all factors depend on, such as ``"~ temperature"`` when traits are environments: their
+        prior means are a regression on covariates of the traits. `fit.loading_effects()` has the coefficients.
+    trait_data : DataFrame, optional
+        Covariates of the traits for `loadings_on`, indexed by trait.
     link : str, Link, dict or list
         Distribution of the data given the latent traits: a name (``"identity"``), a link with options
         (``slamglmm.links.GaussianWeights(weights)``), or links with their columns, ``{"gaussian": ["height"], ...}`` or
@@ -127,6 +134,8 @@ def slam(
         priors=priors or Priors(),
         n_factors=n_factors,
         factor_design=None if factor_formula is None else _factor_design(factor_formula, data),
+        loadings_on=loadings_on,
+        trait_data=trait_data,
         link=bind_links(link, data),
         h2_grid=h2_grid,
         draws=draws,

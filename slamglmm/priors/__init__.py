@@ -113,6 +113,8 @@ class Priors:
         Prior of the fixed effects on traits: ``"flat"``; ``"shared"``, one variance for each covariate, shared by all
         traits and, with ``factor_formula``, by the factors; ``"horseshoe"``, each trait and factor with few covariates
         of its own; or an instance. Effects on factors are always shrunk.
+    loading_effects : PrecisionPrior
+        With ``loadings_on``: prior of the variance of its effects on the loadings, one for each factor.
 
     Raises
     ------
@@ -126,6 +128,7 @@ class Priors:
     residual: PrecisionPrior | VarianceComponents = PrecisionPrior(V=0.5, nu=5)
     factor: PrecisionPrior = PrecisionPrior(V=0.9, nu=20)
     fixef: str | FixefPrior = "flat"
+    loading_effects: PrecisionPrior = PrecisionPrior(V=0.05, nu=1.5)
 
     def __post_init__(self) -> None:
         if isinstance(self.loadings, str):

@@ -74,6 +74,8 @@ class SlamResult(Result):
         Fixed effects of the factors; ``posterior["B_factor"]`` (fixef_factor, factor) has the coefficients.
     curve_bases : tuple of CurveBasis
         For `curves`, one for each link `slamglmm.links.Regression`.
+    trait_design : Design or None
+        Covariates of the traits; ``posterior["loading_effects"]`` (trait_covariate, factor) has their effects.
     """
 
     posterior: xr.Dataset
@@ -83,6 +85,7 @@ class SlamResult(Result):
     traits: pd.Index
     factor_design: Design | None = None
     curve_bases: tuple[CurveBasis, ...] = ()
+    trait_design: Design | None = None
 
     # -- variances --------------------------------------------------------------------------------------------------
 
@@ -290,6 +293,44 @@ class SlamResult(Result):
             index=pd.RangeIndex(1, matched.shape[1] + 1, name="factor"),
             columns=self.traits,
         )
+
+    def loading_effects(self) -> pd.DataFrame:
+        """Posterior mean of the effects of covariates of the traits on loadings, trait_covariate × factor.
+
+        In standard deviations of a trait for one unit of a covariate; factors in the order and with the signs of
+        `loadings`.
+        """
+        flat = _pooled(self._values("loading_effects"))[self._alignment_draws]
+        order, sign = self._alignment
+        matched = np.take_along_axis(flat, order[:, None, :], axis=2) * sign[:, None, :]
+        return pd.DataFrame(
+            matched.mean(axis=0),
+            index=pd.Index(self.posterior["trait_covariate"].values, name="trait_covariate"),
+            columns=pd.RangeIndex(1, matched.shape[2] + 1, name="factor"),
+        )
+
+    def predict_loadings(self, trait_data: Any) -> pd.DataFrame:
+        """Prior means of the loadings of new traits given what was learned from those of the fit.
+
+        Parameters
+        ----------
+        trait_data : DataFrame
+            Covariates of the new traits, such as environments not tried.
+
+        Returns
+        -------
+        DataFrame
+            Factor × trait, in standard deviations of a trait.
+
+        Raises
+        ------
+        OptionError
+            The fit has no ``loadings_on``.
+        """
+        if self.trait_design is None:
+            raise OptionError("predict_loadings: fit with loadings_on= and trait_data= first.")
+        made = self.trait_design.new(trait_data)
+        return self.loading_effects().T @ made.X.set_axis(self.posterior["trait_covariate"].values, axis=1).T
 
     def fitted(self) -> pd.DataFrame:
         """Posterior mean of ``XB + F Lambda + Z U_R``, row × trait; a row without any data has ``XB + Z U``."""

@@ -21,6 +21,7 @@ from slamglmm.priors.loadings_horseshoe import draw_horseshoe_rows
 from .dense import Dense
 
 RECORDED = ("y", "coef", "tau", "g", "factors", "kappa", "gamma", "coef_factor")
+RECORDED += ("loading_effects", "loading_effect_var")
 EFFECT_SCALES = ("variance", "local_factor", "global_factor", "global_trait")
 
 
@@ -90,6 +91,10 @@ class Joint:
         kappa = rng.gamma(factor.shape, 1 / factor.rate, k)
         gamma = rng.choice(len(self.prior_factors), k, p=self.prior_factors)
         loadings = scales.simulate_loadings(tau, rng)
+        on = problem.priors.loading_effects
+        loading_effect_var = 1.0 / rng.gamma(on.shape, 1 / on.rate, k)
+        loading_effects = rng.standard_normal((k, problem.trait_covariates.q)) * np.sqrt(loading_effect_var)[:, None]
+        loadings += problem.trait_covariates.x @ loading_effects.T
         roots = self.dense.root_factor[gamma]
         factors = np.einsum("lij,lj->li", roots, rng.standard_normal((k, n))) / np.sqrt(kappa)[:, None]
         columns = problem.covariates
@@ -112,6 +117,8 @@ class Joint:
             scales=scales,
             coef_factor=coef_factor,
             effect_scales=effects,
+            loading_effects=loading_effects,
+            loading_effect_var=loading_effect_var,
             weighted=np.zeros((p, n)),
             random=None if problem.collapsed else np.zeros((p, n)),
             streams=Streams.spawn(np.random.SeedSequence(int(rng.integers(2**63))), problem),
@@ -185,6 +192,8 @@ class Record:
             "kappa": (k,),
             "gamma": (k,),
             "coef_factor": (k, problem.n_factor_effects),
+            "loading_effects": (k, problem.trait_covariates.q),
+            "loading_effect_var": (k,),
             "variance": (len(problem.covariates.names),),
             "local_factor": (k, problem.n_factor_effects),
             "local_trait": (p, b),
@@ -303,7 +312,16 @@ def statistics(joint, values):
         out[f"standardised factor {ell}"] = kappa[:, ell] * form / problem.n
         out[f"scatter of factor {ell}"] = np.log(np.mean(f[:, ell] ** 2, axis=1))
         out[f"share times scatter of factor {ell}"] = total[gamma[:, ell]] * np.log(np.mean(f[:, ell] ** 2, axis=1))
-        scaled = tau * local[:, :, ell] * loadings[:, :, ell] ** 2 * row[:, ell][:, None]
+        on_covariates = values["loading_effects"][:, ell] @ problem.trait_covariates.x.T
+        scaled = tau * local[:, :, ell] * (loadings[:, :, ell] - on_covariates) ** 2 * row[:, ell][:, None]
+        for i in range(problem.trait_covariates.q):
+            effect, size = values["loading_effects"][:, ell, i], values["loading_effect_var"][:, ell]
+            out[f"standardised loading effect {i}, {ell}"] = effect**2 / size
+            out[f"log loading effect {i}, {ell}"] = squash(np.log(np.abs(effect)))
+            along = loadings[:, :, ell] @ problem.trait_covariates.x[:, i]
+            out[f"loading effect {i} along loadings {ell}"] = squash(effect * along)
+        if problem.trait_covariates.q:
+            out[f"log variance of loading effects {ell}"] = np.log(values["loading_effect_var"][:, ell])
         out[f"standardised loadings {ell}"] = scaled.mean(axis=1)
         out[f"row precision {ell}"] = squash(np.log(row[:, ell]))
         out[f"share of loadings {ell}"] = values["inclusion"][:, ell]

@@ -56,13 +56,23 @@ def tiny_design(formula="~ 0 + (1 | g)", n=10, p=3, *, levels=None, rank=None, m
 
 
 def tiny_problem(
-    formula="~ 0 + (1 | g)", n=10, p=3, k=2, grid=4, priors=None, factor_formula=None, link="identity", **options
+    formula="~ 0 + (1 | g)",
+    n=10,
+    p=3,
+    k=2,
+    grid=4,
+    priors=None,
+    factor_formula=None,
+    link="identity",
+    loadings_on=None,
+    **options,
 ):
-    """`build_problem` of `tiny_design`; `factor_formula` may name the same covariates."""
+    """`build_problem` of `tiny_design`; `factor_formula` may name its covariates, `loadings_on` ``t`` of traits."""
     frame = tiny_frame(n, p, options.get("levels"), options.get("seed", 0))[0]
     factor_design = None if factor_formula is None else sg.design(factor_formula, frame)
     design = tiny_design(formula, n, p, **options)
-    return build_problem(design, priors or Priors(), k, grid, link, factor_design)
+    trait_data = None if loadings_on is None else pd.DataFrame({"t": 10.0 + np.arange(p) ** 1.5}, index=design.traits)
+    return build_problem(design, priors or Priors(), k, grid, link, factor_design, loadings_on, trait_data)
 
 
 def uncollapsed(problem):

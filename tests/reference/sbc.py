@@ -45,7 +45,7 @@ def quantities(problem, state):
     return out
 
 
-def ranks(problem, *, fits, seed, draws=99, burn=200, thin=8, simulate=gaussian):
+def ranks(problem, *, fits, seed, draws=59, burn=120, thin=6, simulate=gaussian):
     """Ranks of the true quantities among ``draws`` thinned draws, and effective draws of each.
 
     Returns
@@ -70,7 +70,7 @@ def ranks(problem, *, fits, seed, draws=99, burn=200, thin=8, simulate=gaussian)
     return {name: np.array([one[name] for one in found]) for name in found[0]}
 
 
-def uniformity(ranks, draws=99, bins=10):
+def uniformity(ranks, draws=59, bins=10):
     """p value of a chi-square test that ranks are uniform on 0 .. draws."""
     counts = np.bincount(np.asarray(ranks) * bins // (draws + 1), minlength=bins)
     return float(scipy.stats.chisquare(counts).pvalue)

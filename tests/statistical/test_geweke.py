@@ -295,6 +295,86 @@ def test_errors_planted_in_effects_are_found(plant, case, monkeypatch):
         check(joint_test(problem, chains=150, length=50, draws=4000, seed=1), 149)
 
 
+LOADINGS_ON = {
+    "U integrated out": {"formula": "~ x + (1 | g)", "rank": 5, "factor_formula": "~ w"},
+    "patterns, two effects on rays": {"formula": TWO, "missing": SCATTERED},
+}
+
+
+def make_with_loadings_on(case, loadings, **others):
+    priors = Priors(
+        loadings=loadings,
+        factor=PrecisionPrior(V=0.8, nu=4),
+        loading_effects=PrecisionPrior(V=0.5, nu=6),
+        fixef=SharedEffects(V=0.5, nu=8.0, df=6.0),
+        **others,
+    )
+    return tiny_problem(n=9, priors=priors, loadings_on="~ t", **LOADINGS_ON[case])
+
+
+@pytest.mark.parametrize(
+    ("case", "prior"),
+    [
+        ("U integrated out", "infinite"),
+        pytest.param("U integrated out", "tpb", marks=pytest.mark.slow),
+        pytest.param("patterns, two effects on rays", "horseshoe", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_loadings_on_covariates_keep_the_joint_law(case, prior):
+    """Loadings with prior means: in the sums of the data, the shares, the scales and the moves."""
+    problem = make_with_loadings_on(case, LIGHT[prior])
+    assert problem.trait_covariates.q == 2
+    seed = list(f"on{case}{prior}".encode())
+    check(joint_test(problem, chains=150, length=50, draws=4000, seed=seed), 149)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_loadings_on_covariates_with_priors_of_variances():
+    """Sums of the data in units that make each rate one, after the prior means were taken off."""
+    problem = make_with_loadings_on(
+        "U integrated out", LIGHT["infinite"], residual=VarianceComponents(V={"g": 0.1, "Residual": 1.0}, nu=6.0)
+    )
+    check(joint_test(problem, chains=150, length=50, draws=4000, seed=3), 149)
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_two_iterations_of_loadings_on_covariates():
+    """With half-Cauchy scales, from exact draws."""
+    problem = make_with_loadings_on("U integrated out", HEAVY["horseshoe"])
+    check(joint_test(problem, chains=1500, length=2, draws=4000, seed=2, redraw=False), 1499)
+
+
+def plant_order_without_loading_effects(patch):
+    """Scale move: the effects on loadings scaled but not counted (two of them)."""
+    right = blocks.draw_gig
+    patch.setattr(blocks, "draw_gig", lambda order, *rest: right(order + 1.0, *rest))
+
+
+def plant_shares_around_zero(patch):
+    """(g, tau): loadings taken for their deviations."""
+    right = blocks.draw_trait_shares
+
+    def wrong(problem, group, state, block, residual, rng):
+        effects = state.loading_effects.copy()
+        state.loading_effects[:] = 0.0
+        right(problem, group, state, block, residual, rng)
+        state.loading_effects[:] = effects
+
+    patch.setattr(blocks, "draw_trait_shares", wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize("plant", [plant_order_without_loading_effects, plant_shares_around_zero])
+def test_errors_planted_in_loadings_on_covariates_are_found(plant, monkeypatch):
+    problem = make_with_loadings_on("U integrated out", LIGHT["infinite"])
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="beyond"):
+        check(joint_test(problem, chains=150, length=50, draws=4000, seed=1), 149)
+
+
 def test_a_forgotten_power_of_the_rate_is_found(monkeypatch):
     """Shares given the data without the factor ``b_g^a0``."""
     case = "U integrated out, singular K, fixed effects"

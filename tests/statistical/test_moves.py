@@ -33,11 +33,11 @@ def move_scales(problem, state, q):
 
 
 def scale_move(problem, state, pool):
-    move_scales(problem, state, blocks.loading_sums(state, problem.b))
+    move_scales(problem, state, blocks.loading_sums(problem, state))
 
 
 def swap(problem, state, pool):
-    blocks.swap_neighbours(problem, state, blocks.loading_sums(state, problem.b), state.streams.common)
+    blocks.swap_neighbours(problem, state, blocks.loading_sums(problem, state), state.streams.common)
 
 
 def local_scales(problem, state, pool):
@@ -46,16 +46,16 @@ def local_scales(problem, state, pool):
 
 
 def row_scales(problem, state, pool):
-    q = blocks.loading_sums(state, problem.b)
+    q = blocks.loading_sums(problem, state)
     problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, state.streams.common)
 
 
 def moves_in_a_row(problem, state, pool):
     """As in a sweep, on one vector of sums that each move keeps up to date."""
-    q = blocks.loading_sums(state, problem.b)
+    q = blocks.loading_sums(problem, state)
     move_scales(problem, state, q)
     blocks.swap_neighbours(problem, state, q, state.streams.common)
-    np.testing.assert_allclose(q, blocks.loading_sums(state, problem.b), rtol=1e-9)
+    np.testing.assert_allclose(q, blocks.loading_sums(problem, state), rtol=1e-9)
     problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, state.streams.common)
 
 

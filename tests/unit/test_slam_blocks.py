@@ -96,7 +96,7 @@ def test_row_scales_see_the_loadings_as_they_are(prior, monkeypatch):
     state, pool, seen = start_state(problem, np.random.SeedSequence(3)), BlockPool(1), []
 
     def spy(self, q, scales, n_rows, rng, right=PRIORS[prior].draw_rows):
-        seen.append(q / blocks.loading_sums(state, problem.b))
+        seen.append(q / blocks.loading_sums(problem, state))
         right(self, q, scales, n_rows, rng)
 
     monkeypatch.setattr(PRIORS[prior], "draw_rows", spy)

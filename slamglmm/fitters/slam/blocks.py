@@ -142,10 +142,27 @@ def draw_coefficients(
         Weighted sums of squares.
     rng : Generator
     """
-    if state.scales.included is None:
-        _draw_jointly(problem, grams, which, dof, state, block, prior_prec, rhs, yy, rng)
-    else:
+    if state.scales.included is not None:
         _draw_by_site(problem, grams, which, state, block, prior_prec, rhs, rng)
+        return
+    covariates = problem.trait_covariates
+    if covariates.q:
+        mean = covariates.x[block] @ state.loading_effects.T
+        _shift(grams, which, mean, rhs, yy)
+    _draw_jointly(problem, grams, which, dof, state, block, prior_prec, rhs, yy, rng)
+    if covariates.q:
+        state.coef[block, problem.b :] += mean
+
+
+def _shift(grams: np.ndarray, which: np.ndarray, mean: np.ndarray, rhs: np.ndarray, yy: np.ndarray) -> None:
+    """Take prior means of the loadings off the data, in the sums of the data: a prior mean of zero is left."""
+    k = mean.shape[1]
+    for i in np.unique(which):
+        rows = np.flatnonzero(which == i)
+        gram_mean = mean[rows] @ grams[i, -k:]
+        explained = 2.0 * rhs[rows, -k:] - gram_mean[:, -k:]
+        yy[rows] -= np.einsum("jl,jl->j", explained, mean[rows])
+        rhs[rows] -= gram_mean
 
 
 def _draw_jointly(
@@ -277,7 +294,7 @@ def draw_shares_of_traits(
     precisions : ndarray, shape (block,)
     """
     b = problem.b
-    loadings = state.coef[block, b:]
+    loadings = state.loading_deviations(problem, block)
     penalty = np.einsum(
         "jl,jl,jl,l->j", loadings, loadings, state.scales.local[block], state.scales.row, optimize=False
     )
@@ -732,12 +749,17 @@ def move_scales(
         The factors' c.
     """
     order = 0.5 * (problem.n + problem.n_factor_effects - state.scales.n_active)
-    c2 = draw_gig(order, 2.0 * q * state.scales.row, state.kappa * forms, rng)
+    chi = 2.0 * q * state.scales.row
+    if problem.trait_covariates.q:
+        order -= 0.5 * problem.trait_covariates.q
+        chi += np.sum(state.loading_effects**2, axis=1) / state.loading_effect_var
+    c2 = draw_gig(order, chi, state.kappa * forms, rng)
     c = np.sqrt(c2)
     # A new array: without a rotation `residual` of the caller is the old one.
     state.factors = state.factors * c[:, None]
     state.coef_factor *= c[:, None]
     state.coef[:, problem.b :] /= c
+    state.loading_effects /= c[:, None]
     q /= c2
     return c
 
@@ -770,21 +792,38 @@ def swap_neighbours(problem: Problem, state: State, q: np.ndarray, rng: np.rando
     state.factors[:] = state.factors[order]
     state.coef_factor[:] = state.coef_factor[order]
     state.effect_scales.permute(order)
+    state.loading_effects[:] = state.loading_effects[order]
+    state.loading_effect_var[:] = state.loading_effect_var[order]
     loadings = state.coef[:, problem.b :]
     loadings[:] = loadings[:, order]
     state.scales.permute(order)
     state.kappa[:], state.gamma[:], q[:] = state.kappa[order], state.gamma[order], q[order]
 
 
-def loading_sums(state: State, b: int) -> np.ndarray:
-    """``q_l = sum_j tau_j local_lj lambda_lj^2 / 2``, shape (k,)."""
-    loadings = state.coef[:, b:]
+def draw_loading_effects(problem: Problem, state: State, rng: np.random.Generator) -> None:
+    """Draw the effects of covariates of the traits on the loadings of each factor, then their variance; eq. SLAM-43."""
+    x, prior = problem.trait_covariates.x, problem.priors.loading_effects
+    loadings, q = state.coef[:, problem.b :], problem.trait_covariates.q
+    prec = (state.tau[:, None] * state.scales.local * state.scales.row).T
+    C = np.einsum("lj,jq,jr->lqr", prec, x, x, optimize=True)
+    C[:, np.arange(q), np.arange(q)] += 1.0 / state.loading_effect_var[:, None]
+    root = np.linalg.cholesky(C)
+    rest = np.linalg.solve(root, ((prec * loadings.T) @ x)[:, :, None])
+    rest += rng.standard_normal(rest.shape)
+    state.loading_effects[:] = np.linalg.solve(np.swapaxes(root, 1, 2), rest)[:, :, 0]
+    rate = prior.rate + 0.5 * np.sum(state.loading_effects**2, axis=1)
+    state.loading_effect_var[:] = rate / rng.standard_gamma(prior.shape + 0.5 * q, len(rate))
+
+
+def loading_sums(problem: Problem, state: State) -> np.ndarray:
+    """``q_l = sum_j tau_j local_lj (lambda_lj - mu_lj)^2 / 2``, shape (k,)."""
+    loadings = state.loading_deviations(problem)
     return 0.5 * np.einsum("jl,jl,jl,j->l", loadings, loadings, state.scales.local, state.tau, optimize=False)
 
 
 def draw_local_scales(problem: Problem, state: State, block: slice, rng: np.random.Generator) -> None:
     """Update the local scales of a block of traits."""
-    loadings = state.coef[block, problem.b :]
+    loadings = state.loading_deviations(problem, block)
     problem.priors.loadings_prior.draw_local(loadings * loadings * state.tau[block][:, None], state.scales, block, rng)
 
 

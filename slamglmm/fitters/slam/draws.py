@@ -18,7 +18,7 @@ from .state import State
 # Kept draw by draw, on the scale of the data, traits in the user's order; "links" are parameters of links. From
 # "G_diag" on only when asked for.
 DRAWN = (
-    *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor"),
+    *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "loading_effects"),
     *("links", "G_diag", "R_diag", "Eta", "U", "G", "R"),
 )
 # Posterior means and variances gathered as the chain goes.
@@ -30,16 +30,8 @@ BUFFER_BYTES = 32 * 2**20
 # Conditional means of successive iterations say nearly the same.
 MEANS_EVERY = 4
 DEFAULT_STORE = (
-    "h2",
-    "h2_factor",
-    "Lambda",
-    "residual_var",
-    "h2_residual",
-    "B",
-    "B_factor",
-    "links",
-    "U_mean",
-    "Eta_mean",
+    *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "loading_effects"),
+    *("links", "U_mean", "Eta_mean"),
 )
 
 
@@ -119,6 +111,10 @@ class Snapshot:
         """Fixed effects of unit-variance factors, shape (b_F, k)."""
         return (self.state.coef_factor * np.sqrt(self.state.kappa)[:, None]).T
 
+    def loading_effects(self) -> np.ndarray:
+        """Effects of covariates of the traits on loadings, in standard deviations of a trait, shape (q, k)."""
+        return self.problem.trait_covariates.back @ (self.state.loading_effects / np.sqrt(self.state.kappa)[:, None]).T
+
     def covariances(self) -> np.ndarray:
         """Covariance among traits of each random effect, then of the residual, shape (n_components + 1, p, p)."""
         grid = self.problem.grid
@@ -191,6 +187,8 @@ class DrawBuffer:
         }
         if problem.n_factor_effects:
             self._readers["B_factor"] = Snapshot.B_factor
+        if problem.trait_covariates.q:
+            self._readers["loading_effects"] = Snapshot.loading_effects
         self._store = store
         self._effects = EffectSampler(problem) if "U" in store else None
 
@@ -238,6 +236,7 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
         "h2_residual": (r, p),
         "B": (problem.b, p),
         "B_factor": (problem.n_factor_effects, k),
+        "loading_effects": (problem.trait_covariates.q, k),
         "G_diag": (r, p),
         "R_diag": (p,),
         "Eta": (problem.n_rows, p),
@@ -246,6 +245,8 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
     }
     if not problem.n_factor_effects:
         del shapes["B_factor"]
+    if not problem.trait_covariates.q:
+        del shapes["loading_effects"]
     shapes = {name: shape for name, shape in shapes.items() if name in store}
     if "links" in store:
         shapes |= {v.name: tuple(len(labels) for _, labels in v.dims) for v in problem.link_variables}

@@ -148,6 +148,8 @@ def fit_slam(
     priors: Priors,
     n_factors: int | None,
     factor_design: Design | None,
+    loadings_on: str | None,
+    trait_data: pd.DataFrame | None,
     link: LinkChoice,
     h2_grid: int,
     draws: int,
@@ -170,15 +172,19 @@ def fit_slam(
     )
     begin = time.perf_counter()
     options: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
-    model = {**options, "factor_design": factor_design}
+    model = {**options, "factor_design": factor_design, "loadings_on": loadings_on, "trait_data": trait_data}
     if factor_design is not None:
         options["factor_formula"] = factor_design.formula
+    if loadings_on is not None:
+        options["loadings_on"] = loadings_on
     folder = None if out is None else RunFolder(Path(out))
     root = np.random.SeedSequence(seed)
     if folder is not None:
         lengths: dict[str, Any] = {"draws": draws, "burn": burn, "thin": thin, "chains": chains}
         lengths |= {"store": schedule.store, "store_dtype": store_dtype}
         columns = {} if factor_design is None else {"factor_columns": factor_design.X.to_numpy()}
+        if loadings_on is not None:
+            columns["trait_data"] = pd.DataFrame(trait_data).to_csv()
         root = np.random.SeedSequence(folder.claim(fingerprint(design, options | columns | lengths), seed))
         if folder.finished:
             return load(folder.path)
@@ -215,6 +221,7 @@ def fit_slam(
         traits=pd.Index(problem.traits, dtype=design.X.columns.dtype),
         factor_design=factor_design,
         curve_bases=tuple(_curve_bases(problem, design)),
+        trait_design=problem.trait_covariates.design,
     )
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(folder.path)

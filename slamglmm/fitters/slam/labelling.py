@@ -35,6 +35,7 @@ def posterior_dataset(
         "h2_residual": ("term", "trait"),
         "B": ("fixef", "trait"),
         "B_factor": ("fixef_factor", "factor"),
+        "loading_effects": ("trait_covariate", "factor"),
         "G_diag": ("term", "trait"),
         "R_diag": ("trait",),
         "Eta": ("row", "trait"),
@@ -49,6 +50,8 @@ def posterior_dataset(
         "factor": np.arange(1, problem.n_factors + 1),
         "fixef": list(design.X.columns),
     }
+    if problem.trait_covariates.q:
+        coords["trait_covariate"] = list(problem.trait_covariates.names)
     x_factor = np.zeros((design.n, 0))
     if factor_design is not None and problem.n_factor_effects:
         names = factor_columns(factor_design, [])

@@ -23,6 +23,7 @@ from ...priors import (
     PrecisionPrior,
     Priors,
     ShareGrid,
+    SpikeSlab,
     TraitPrecisions,
     VarianceComponents,
     lay_out_covariates,
@@ -30,6 +31,7 @@ from ...priors import (
     share_grid,
 )
 from .own_rows import OwnRows, lay_out_own_rows
+from .trait_covariates import TraitCovariates, read_trait_covariates
 
 # Distinct missing patterns keep their own eigenbases within these bounds; beyond, patterns share rows and cells are
 # imputed.
@@ -155,6 +157,8 @@ class Problem:
         Columns of the factors' own fixed effects, likewise.
     covariates : Covariates
         Which columns share the variance of their effects.
+    trait_covariates : TraitCovariates
+        What the prior means of the loadings depend on.
     traits : tuple of str
         Names of the latent traits, in the user's order.
     order : ndarray of int, shape (p,)
@@ -187,6 +191,7 @@ class Problem:
     x: np.ndarray
     x_factor: np.ndarray
     covariates: Covariates
+    trait_covariates: TraitCovariates
     traits: tuple[str, ...]
     order: np.ndarray
     center: np.ndarray
@@ -275,6 +280,8 @@ def build_problem(
     h2_grid: int,
     link: LinkChoice = "identity",
     factor_design: Design | None = None,
+    loadings_on: str | None = None,
+    trait_data: pd.DataFrame | None = None,
 ) -> Problem:
     """Check a design and lay it out for the sampler.
 
@@ -301,6 +308,11 @@ def build_problem(
     if not isinstance(k, int | np.integer) or not 0 <= k <= min(n, p):
         raise OptionError(
             f"n_factors={n_factors!r}: expected an integer from 0 to min(rows with data, traits) = {min(n, p)}."
+        )
+    if loadings_on is not None and isinstance(priors.loadings_prior, SpikeSlab):
+        raise OptionError(
+            "loadings_on= with loadings='spike_slab': a loading that may be zero has no mean to depend on covariates. "
+            "Choose 'horseshoe', 'infinite' or 'tpb'."
         )
     columns = list(design.X.columns)
     x_factor, factor_columns = _factor_columns(factor_design, design, active, notes)
@@ -385,6 +397,7 @@ def build_problem(
             x=rotation.forward(x),
             x_factor=rotation.forward(x_factor),
             covariates=covariates,
+            trait_covariates=read_trait_covariates(loadings_on, trait_data, latent.traits, order),
             traits=latent.traits,
             order=order,
             center=center,

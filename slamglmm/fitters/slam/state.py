@@ -62,6 +62,10 @@ class State:
         Fixed effects of each factor.
     effect_scales : EffectScales
         Of the fixed effects.
+    loading_effects : ndarray, shape (k, q)
+        Effects of covariates of the traits on the loadings of each factor.
+    loading_effect_var : ndarray, shape (k,)
+        Their variance.
     weighted : ndarray, shape (p, n)
         ``tau V^-1 (y - XB)``, or ``omega (y - XB - ZU)`` when U is part of the chain: what the factor step sums.
     random : ndarray, shape (p, n), or None
@@ -82,6 +86,8 @@ class State:
     scales: LoadingScales
     coef_factor: np.ndarray
     effect_scales: EffectScales
+    loading_effects: np.ndarray
+    loading_effect_var: np.ndarray
     weighted: np.ndarray
     random: np.ndarray | None
     streams: Streams
@@ -96,6 +102,13 @@ class State:
         """Factors without their fixed effects, shape (k, n)."""
         return self.factors - self.factor_mean(problem) if problem.n_factor_effects else self.factors
 
+    def loading_deviations(self, problem: Problem, traits: slice = slice(None)) -> np.ndarray:
+        """Loadings minus their prior means, shape (traits, k)."""
+        loadings = self.coef[traits, problem.b :]
+        if not problem.trait_covariates.q:
+            return loadings
+        return np.asarray(loadings - problem.trait_covariates.x[traits] @ self.loading_effects.T)
+
     def copy(self, problem: Problem) -> State:
         """An independent copy; the responses are shared unless cells are drawn, scratch arrays are new."""
         twin = copy.copy(self)
@@ -109,6 +122,8 @@ class State:
             "scales",
             "coef_factor",
             "effect_scales",
+            "loading_effects",
+            "loading_effect_var",
             "streams",
             "links",
         ):
@@ -165,6 +180,8 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         scales=problem.priors.loadings_prior.start(p, k, n),
         coef_factor=np.zeros((k, problem.n_factor_effects)),
         effect_scales=problem.priors.fixef_prior.start(problem.covariates, p, k, n),
+        loading_effects=np.zeros((k, problem.trait_covariates.q)),
+        loading_effect_var=np.ones(k),
         weighted=np.zeros((p, n)),
         random=None if problem.collapsed else np.zeros((p, n)),
         streams=streams,

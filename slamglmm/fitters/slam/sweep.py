@@ -21,7 +21,7 @@ from .state import State
 def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans | None = None) -> None:
     """Move a chain by one iteration, in place; add to the running means if any are given."""
     rng = state.streams.common
-    b, k = problem.b, problem.n_factors
+    k = problem.n_factors
     if running is not None:
         running.start_draw(problem, state)
     streams_of = _streams_of_groups(problem, state)
@@ -60,7 +60,9 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         cov = problem.factor_cov
         residual = cov.enter(state.factor_residual(problem))
         forms = draw.draw_factor_shares(problem, state, residual, rng)
-        q = draw.loading_sums(state, b)
+        if problem.trait_covariates.q:
+            draw.draw_loading_effects(problem, state, rng)
+        q = draw.loading_sums(problem, state)
         # Here because the forms are known, and before anything is drawn that a scale would make stale.
         scale = draw.move_scales(problem, state, q, forms, rng)
         if problem.collapsed:
