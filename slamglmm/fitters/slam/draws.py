@@ -137,7 +137,7 @@ class EffectSampler:
 
     def __call__(self, problem: Problem, state: State) -> list[np.ndarray]:
         """``U_R + U_F Lambda`` of each component, shape (r_m, p), on the scale of the data."""
-        rng, b = state.streams.common, problem.b
+        rng, b = state.streams.kept, problem.b
         design = np.concatenate((problem.x, state.factors))
         factor_effects = draw_effects(
             problem,

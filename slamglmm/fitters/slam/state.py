@@ -16,25 +16,30 @@ from .problem import Problem
 
 @dataclass
 class Streams:
-    """Random streams, one for each fixed block of traits, rows or linked traits: threads cannot change a draw."""
+    """Random streams, one for each fixed block of traits, rows or linked traits: threads cannot change a draw.
+
+    What is drawn only to be kept (``kept``) has a stream of its own, so that ``store=`` cannot change the chain.
+    """
 
     common: np.random.Generator
     traits: list[np.random.Generator]
     rows: list[np.random.Generator]
     links: list[list[np.random.Generator]]
+    kept: np.random.Generator
 
     @classmethod
     def spawn(cls, seed: np.random.SeedSequence, problem: Problem) -> Streams:
         """Independent streams from one seed: those of links have one for each block, and one more."""
         n_traits, n_rows = sum(len(group.blocks) for group in problem.groups), len(problem.row_blocks)
         sizes = [1 + len(part.blocks) for part in problem.links]
-        generators = [np.random.default_rng(s) for s in seed.spawn(1 + n_traits + n_rows + sum(sizes))]
+        generators = [np.random.default_rng(s) for s in seed.spawn(1 + n_traits + n_rows + sum(sizes) + 1)]
         ends = 1 + n_traits + n_rows + np.cumsum([0, *sizes])
         return cls(
             generators[0],
             generators[1 : 1 + n_traits],
             generators[1 + n_traits : 1 + n_traits + n_rows],
             [generators[ends[i] : ends[i + 1]] for i in range(len(sizes))],
+            generators[-1],
         )
 
 
