@@ -114,6 +114,17 @@ Source   Elston et al. (2001) Parasitology 122:563-569.
          Taken from `grouseticks` of the R package lme4 1.1-31.
 Licence  GPL (>= 2) (that of lme4)."""
 
+_DIETOX = """\
+Growth of 72 pigs from 21 litters in a 3 x 3 trial of vitamin E and copper, weighed every week for 12 weeks.
+
+frame    861 rows: Pig (categorical), Evit (categorical: vitamin E, 0, 100 or 200 mg in a kg of feed), Cu (categorical: copper,
+         0, 35 or 175 mg), Litter (categorical), Start (weight in the first week, kg), Weight (kg), Feed (feed taken since the
+         first week, kg; missing there), Time (week, 1 to 12). Three pigs have no record of week 12.
+
+Source   Lauridsen, Hojsgaard and Sorensen (1999) Journal of Animal Science 77:906-916.
+         Taken from `dietox` of the R package geepack 1.3.9.
+Licence  GPL (>= 3) (that of geepack)."""
+
 # name -> (grouping factors, about), for the data sets that are one table
 _TABLES = {
     "sleepstudy": (("Subject",), _SLEEPSTUDY),
@@ -121,6 +132,7 @@ _TABLES = {
     "pastes": (("batch", "cask", "sample"), _PASTES),
     "cbpp": (("herd", "period"), _CBPP),
     "grouseticks": (("INDEX", "BROOD", "YEAR", "LOCATION"), _GROUSETICKS),
+    "dietox": (("Pig", "Evit", "Cu", "Litter"), _DIETOX),
 }
 
 
@@ -169,7 +181,7 @@ def _table(name: str) -> Dataset:
     factors, about = _TABLES[name]
     frame = _read(f"{name}.csv", dict.fromkeys(factors, str))
     for column in frame.columns:
-        # The order they have in R too, but for the places of grouseticks.
+        # The order they have in R too, but for the places of grouseticks and the doses and litters of dietox.
         frame[column] = (
             pd.Categorical(frame[column], categories=frame[column].unique())
             if column in factors

@@ -141,6 +141,19 @@ def test_curves_beside_other_traits(small):
         sg.slam("litter " + small.formula, frame, relmat=small.relmat, link=link, **SHORT)
 
 
+def test_a_basis_for_each_trait(small):
+    """Two links with long data of their own; parameters of the same name keep their labels."""
+    links = [
+        (sg.links.Regression(f"{trait} ~ {basis}", small.long, individual=small.individual), [])
+        for trait, basis in (("height", "poly(time, 2)"), ("weight", "0 + time"))
+    ]
+    result = sg.slam(small.formula, small.frame, relmat=small.relmat, link=links, **SHORT)
+    assert list(result.traits) == ["height[Intercept]", "height[poly1]", "height[poly2]", "weight[time]"]
+    assert set(result.curves({"time": [3.0]})["trait"]) == {"height", "weight"}
+    labels = [list(result.posterior[f"noise_var_{i}"].coords.values())[-1].to_numpy() for i in (1, 2)]
+    assert [list(of) for of in labels] == [["height"], ["weight"]]
+
+
 def test_rows_without_covariates_drop_out(small):
     """Their measurements are not used; the basis stays that of all measurements."""
     frame = small.frame.copy()

@@ -24,6 +24,13 @@ def gaussian(problem, rng):
     return dataclasses.replace(problem, y=truth.y.copy()), truth
 
 
+def linked(problem, rng):
+    """The same with links, whose data are theirs."""
+    joint = Joint(problem)
+    truth = joint.draw(rng)
+    return joint.problem, truth
+
+
 def quantities(problem, state):
     """What is ranked, by name: numbers that do not depend on the labels and signs of factors."""
     snapshot = Snapshot(problem, state)
@@ -42,6 +49,9 @@ def quantities(problem, state):
     for q, name in enumerate(columns.names):
         direct = state.coef[0, : problem.b][columns.trait == q].sum()
         out[f"total effect of {name} on 0"] = direct + through[columns.factor == q].sum()
+    for variable in problem.link_variables:
+        if variable.key not in problem.links[variable.part].likelihood.flat:
+            out[f"{variable.name} of the first"] = state.links[variable.part][variable.key].flat[0]
     return out
 
 

@@ -30,10 +30,10 @@ SHARED = pd.DataFrame(
 )
 
 
-def long_data():
+def long_data(n=N):
     """One to four times for each individual but the last, a trait that was not always measured."""
     rng = np.random.default_rng(3)
-    codes = np.repeat(np.arange(N - 1), [1, 2, 3, 4, 3, 2, 3, 4])
+    codes = np.repeat(np.arange(n - 1), np.resize([1, 2, 3, 4, 3, 2, 3, 4], n - 1))
     t = rng.uniform(-1, 1, len(codes))
     long = pd.DataFrame({"g": [f"i{i:03d}" for i in codes], "t": t, "u": rng.standard_normal(len(codes))})
     long["v"] = rng.standard_normal(len(codes))
@@ -41,16 +41,16 @@ def long_data():
     return long
 
 
-def make(case):
-    frame, labels, rng = tiny_frame(N)
+def make(case, n=N):
+    frame, labels, rng = tiny_frame(n)
     Y = None
     if case == "regression":
-        link = Regression("u + v ~ t", long_data(), individual="g", noise_V=0.5, noise_nu=5.0).bind(frame)
+        link = Regression("u + v ~ t", long_data(n), individual="g", noise_V=0.5, noise_nu=5.0).bind(frame)
     else:
         link = Probes(SHARED, noise_nu=5.0)
-        Y = pd.DataFrame(rng.standard_normal((N, 6)), columns=SHARED.index)
+        Y = pd.DataFrame(rng.standard_normal((n, 6)), columns=SHARED.index)
         Y.iloc[0, :3] = Y.iloc[3, 1] = Y.iloc[5, 4:] = np.nan
-    K = pd.DataFrame(relationship(N, 7), labels, labels)
+    K = pd.DataFrame(relationship(n, n - 2), labels, labels)
     design = sg.design("~ 0 + (1 | g)", frame, Y=Y, relmat={"g": K})
     problem = build_problem(design, PRIORS, 2, 4, link=link)
     assert problem.impute

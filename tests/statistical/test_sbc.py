@@ -20,7 +20,8 @@ from slamglmm.priors import (
     VarianceComponents,
 )
 from tests.reference.problems import tiny_problem
-from tests.reference.sbc import ranks, uniformity
+from tests.reference.sbc import linked, ranks, uniformity
+from tests.statistical import test_geweke_coefficients
 
 FALSE_ALARM = 1e-3
 N_TESTS = 150  # at least the number of quantities below, over all cases
@@ -90,3 +91,12 @@ def test_ranks_are_uniform(case, monkeypatch):
 def test_ranks_are_uniform_long(case, monkeypatch):
     """Fits enough to see a posterior that is a sixth too narrow."""
     check(ranks(make(case, monkeypatch), fits=200, seed=list(case.encode())))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize("case", ["regression", "probes"])
+def test_ranks_with_coefficients_are_uniform(case):
+    """Links whose latent traits are not the columns of the data."""
+    problem = test_geweke_coefficients.make(case, n=20)
+    check(ranks(problem, fits=150, seed=list(case.encode()), burn=300, simulate=linked))

@@ -96,6 +96,16 @@ def test_counts():
     assert chicks["cHEIGHT"].sum() == pytest.approx(0.0, abs=1e-9)
 
 
+def test_pigs():
+    """Sums of the source; feed is missing in the first week only."""
+    frame = datasets.load("dietox").frame
+    assert len(frame) == 861
+    assert frame["Weight"].sum() == pytest.approx(52_284.8868, abs=1e-3)
+    assert frame["Feed"].isna().equals(frame["Time"] == 1)
+    assert [frame[name].nunique() for name in ("Pig", "Evit", "Cu", "Litter")] == [72, 3, 3, 21]
+    assert (frame["Weight"] == frame["Start"])[frame["Time"] == 1].all()
+
+
 def test_sleepstudy_subjects_are_text():
     frame = datasets.load("sleepstudy").frame
     assert list(frame["Subject"].cat.categories[:3]) == ["308", "309", "310"]

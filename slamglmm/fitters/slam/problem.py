@@ -252,10 +252,11 @@ class Problem:
         found = [(i, key, dims) for i, part in enumerate(self.links) for key, dims in part.likelihood.labels().items()]
         keys = [key for _, key, _ in found]
         variables = []
+        of_dim: dict[str, tuple[str, ...]] = {"trait": self.traits}
         for i, key, dims in found:
             name = key if keys.count(key) == 1 else f"{key}_{i + 1}"
             own = tuple(
-                (f"trait_{name}" if dim == "trait" and labels != self.traits else dim, labels) for dim, labels in dims
+                (dim if of_dim.setdefault(dim, labels) == labels else f"{dim}_{name}", labels) for dim, labels in dims
             )
             variables.append(LinkVariable(name, i, key, own))
         return tuple(variables)
