@@ -15,10 +15,11 @@ import xarray as xr
 
 from ..diagnostics import diagnose
 from ..errors import DataError, OptionError, shortlist
-from . import covariance
+from . import covariance, data_scale
 from .alignment import align_loadings
 from .base import Result
 from .curves import CurveBasis, curve_table
+from .data_scale import TraitScale
 from .show import Summary, slam_summary
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class SlamResult(Result):
     posterior : xarray.Dataset
         Draws, dims (chain, draw, ...): ``h2`` (term, trait), ``h2_factor`` (term, factor), ``Lambda`` (factor, trait),
         ``residual_var`` (trait), ``h2_residual`` (term, trait), ``B`` (fixef, trait); posterior means by chain:
-        ``U_mean_<label>`` (level, trait) and ``Eta_mean`` (row, trait). Everything is on the scale of the data, and
-        factors have unit variance. What ``store=`` may add: draws of ``G_diag`` (term, trait), ``R_diag`` (trait),
+        ``U_mean_<label>`` (level, trait) and ``Eta_mean`` (row, trait), with links ``Data_mean`` (row, trait).
+        Everything is in the units of the latent traits, and factors have unit variance. What ``store=`` may add: draws of ``G_diag`` (term, trait), ``R_diag`` (trait),
         ``G``, ``R`` and ``U_<label>``, and the posterior variances ``U_var_<label>`` (level, trait) by chain.
     grid : DataFrame
         Grid of the variance shares: one row a point, a column for each term, and the prior masses.
@@ -76,6 +77,9 @@ class SlamResult(Result):
         For `curves`, one for each link `slamglmm.links.Regression`.
     trait_design : Design or None
         Covariates of the traits; ``posterior["loading_effects"]`` (trait_covariate, factor) has their effects.
+    data_scales : tuple of TraitScale or None
+        For ``scale="data"``, one for each trait (None where the link has none); empty when the data are the latent
+        traits.
     """
 
     posterior: xr.Dataset
@@ -86,16 +90,20 @@ class SlamResult(Result):
     factor_design: Design | None = None
     curve_bases: tuple[CurveBasis, ...] = ()
     trait_design: Design | None = None
+    data_scales: tuple[TraitScale | None, ...] = ()
 
     # -- variances --------------------------------------------------------------------------------------------------
 
-    def h2(self, prob: float = 0.9) -> pd.DataFrame:
+    def h2(self, prob: float = 0.9, *, scale: Literal["latent", "data"] = "latent") -> pd.DataFrame:
         """Heritability (variance share of each random effect) of every trait.
 
         Parameters
         ----------
         prob : float
             Mass of the equal-tailed interval.
+        scale : {"latent", "data"}
+            Of the latent traits, or of the counts and categories themselves: the additive variance there over the
+            variance of the data, fixed effects included.
 
         Returns
         -------
@@ -103,7 +111,13 @@ class SlamResult(Result):
             Index (term, trait); columns mean, sd, lower, upper.
         """
         index = pd.MultiIndex.from_product([self._terms, self.traits], names=["term", "trait"])
-        values = self._h2_draws("h2()")
+        if _is_data(scale) and self.data_scales:
+            chosen = self._data_draws
+            slope, total = self._data_moments
+            additive = [slope**2 * _pooled(self.variance_draws(name).to_numpy())[chosen] for name in self._terms]
+            values = np.stack([of_term / total for of_term in additive], axis=1)[None]
+        else:
+            values = self._h2_draws("h2()")
         return _interval_table(values.reshape(*values.shape[:2], len(index)), index, prob)
 
     def varcorr(self, prob: float = 0.9) -> pd.DataFrame:
@@ -129,22 +143,49 @@ class SlamResult(Result):
             tables.append(table)
         return pd.concat(tables, keys=names, names=["term"])
 
-    def G(self, label: str | None = None) -> pd.DataFrame:
+    def G(self, label: str | None = None, *, scale: Literal["latent", "data"] = "latent") -> pd.DataFrame:
         """Posterior mean of the covariance among traits of one random effect.
 
         Parameters
         ----------
         label : str, optional
             A random effect; may be left out when there is one.
+        scale : {"latent", "data"}
+            Of the latent traits, or of their additive effects on the counts and categories themselves.
 
         Returns
         -------
         DataFrame, trait × trait
         """
-        return self._mean_covariance(self._one_term(label), "G()")
+        name = self._one_term(label)
+        if not (_is_data(scale) and self.data_scales):
+            return self._mean_covariance(name, "G()")
+        slope, chosen = self._data_moments[0], self._data_draws
+        stored = self._stored_covariances(name)
+        if stored is not None:
+            drawn = _pooled(stored)[chosen] * slope[:, :, None] * slope[:, None, :]
+            return self._trait_frame(drawn.mean(axis=0))
+        loadings, share, own = (values[chosen] for values in self._stacked(name, "G()"))
+        return self._trait_frame(covariance.mean_covariance(loadings * slope[:, None, :], share, own * slope**2))
 
-    def R(self) -> pd.DataFrame:
-        """Posterior mean of the residual covariance among traits, trait × trait."""
+    def R(self, *, scale: Literal["latent", "data"] = "latent") -> pd.DataFrame:
+        """Posterior mean of the residual covariance among traits, trait × trait.
+
+        Parameters
+        ----------
+        scale : {"latent", "data"}
+            ``"data"`` only when the data are the latent traits.
+
+        Returns
+        -------
+        DataFrame, trait × trait
+        """
+        if _is_data(scale) and self.data_scales:
+            raise OptionError(
+                'R(scale="data"): what random effects leave of counts and categories has no covariance matrix of its '
+                'own: part of it comes from the effects, by the curvature of the link. h2(scale="data") and '
+                'G(label, scale="data") are defined; R() is that of the latent traits.'
+            )
         return self._mean_covariance(RESIDUAL, "R()")
 
     def correlation(self, label: str | None = None) -> pd.DataFrame:
@@ -332,9 +373,21 @@ class SlamResult(Result):
         made = self.trait_design.new(trait_data)
         return self.loading_effects().T @ made.X.set_axis(self.posterior["trait_covariate"].values, axis=1).T
 
-    def fitted(self) -> pd.DataFrame:
-        """Posterior mean of ``XB + F Lambda + Z U_R``, row × trait; a row without any data has ``XB + Z U``."""
-        values = self._values("Eta_mean").mean(axis=0)
+    def fitted(self, *, scale: Literal["latent", "data"] = "latent") -> pd.DataFrame:
+        """Posterior mean of ``XB + F Lambda + Z U_R``, row × trait; a row without any data has ``XB + Z U``.
+
+        Parameters
+        ----------
+        scale : {"latent", "data"}
+            ``"data"`` gives the posterior mean of the expected data instead: counts (at a size factor of one),
+            proportions, values of categories; NaN in a row without any data.
+
+        Returns
+        -------
+        DataFrame, row × trait
+        """
+        name = "Data_mean" if _is_data(scale) and self.data_scales else "Eta_mean"
+        values = self._values(name).mean(axis=0)
         return pd.DataFrame(values, index=self.design.X.index, columns=self.traits)
 
     def predict(
@@ -344,6 +397,7 @@ class SlamResult(Result):
         random: Literal["all", "none"] | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "relmat"] = "error",
         interval: float | None = None,
+        scale: Literal["latent", "data"] = "latent",
     ) -> pd.DataFrame:
         """Predict the traits of the rows of the fit, or of new rows.
 
@@ -358,6 +412,9 @@ class SlamResult(Result):
         interval : float, optional
             Mass of an equal-tailed interval of the mean; needs a fit with ``store=(..., "U")`` unless
             ``random="none"``.
+        scale : {"latent", "data"}
+            ``"data"`` predicts the expected data: counts (at a size factor of one), proportions, values of categories,
+            over the law of the residual and of the random effects that are not added. It needs what an interval needs.
 
         Returns
         -------
@@ -372,28 +429,34 @@ class SlamResult(Result):
             Unknown labels, or an interval without the draws it needs.
         """
         labels = self._labels_of(random)
+        to_data = _is_data(scale) and bool(self.data_scales)
         if newdata is None and random == "all" and interval is None:
-            return self.fitted()
+            return self.fitted(scale=scale)
         terms = list(dict.fromkeys(self._component(label).term for label in labels))
         design = self.design if newdata is None else self.design.new(newdata, new_levels, terms=terms)
         X = self._total_columns(design, newdata)
         effects, _ = self._total_effects()
         offset = 0.0 if design.offset is None else design.offset[:, None]
         rows = {label: self._rows_of(design, self._component(label)) for label in labels}
-        if interval is None:
+        if interval is None and not to_data:
             values = X @ effects.mean(axis=(0, 1)) + offset
             for label, (codes, multiplier) in rows.items():
                 values += multiplier * self.ranef(label).to_numpy()[codes]
             return pd.DataFrame(values, index=design.X.index, columns=self.traits)
         missing = [label for label in labels if f"U_{label}" not in self.posterior]
         if missing:
+            what = 'scale="data"' if to_data else f"interval={interval}"
             raise OptionError(
-                f"predict(interval={interval}): the draws of U for {shortlist(missing)} were not stored. "
+                f"predict({what}): the draws of U for {shortlist(missing)} were not stored. "
                 'Refit with store=(*slamglmm.DEFAULT_STORE, "U").'
             )
         draws = np.einsum("nb,cdbp->cdnp", X, effects) + offset
         for label, (codes, multiplier) in rows.items():
             draws += multiplier * self._values(f"U_{label}")[:, :, codes]
+        if to_data:
+            draws = self._expected_data(draws, labels)
+        if interval is None:
+            return pd.DataFrame(draws.mean(axis=(0, 1)), index=design.X.index, columns=self.traits)
         low, high = np.quantile(draws, _tails(interval), axis=(0, 1))
         parts = {"mean": draws.mean(axis=(0, 1)), "lower": low, "upper": high}
         frames = {name: pd.DataFrame(v, index=design.X.index, columns=self.traits) for name, v in parts.items()}
@@ -424,6 +487,59 @@ class SlamResult(Result):
         own = self.factor_design if newdata is None else self.factor_design.new(newdata)
         columns = own.X[extra].set_axis(own.rows).reindex(design.rows)
         return np.column_stack((design.X.to_numpy(), columns.to_numpy()))
+
+    # -- the scale of the data --------------------------------------------------------------------------------------
+
+    @cached_property
+    def _data_draws(self) -> np.ndarray:
+        """Positions of the draws, all chains together, that are taken to the scale of the data."""
+        total = self.posterior.sizes["chain"] * self.posterior.sizes["draw"]
+        return np.unique(np.linspace(0, total - 1, min(total, data_scale.MOST_DRAWS)).round().astype(int))
+
+    @cached_property
+    def _data_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of slopes and of variances of the data, both (draw, trait); eq. LINK-37."""
+        chosen, scales = self._data_draws, self._all_data_scales()
+        effects = _pooled(self._total_effects()[0])[chosen]
+        variance = _pooled(self._variance_of([*self._terms, RESIDUAL]))[chosen]
+        offset = np.zeros(self.design.n) if self.design.offset is None else self.design.offset
+        rows, weights = data_scale.distinct_rows(np.column_stack((self._total_columns(self.design, None), offset)))
+        slope, total = np.empty((2, len(chosen), len(scales)))
+        for j, of in enumerate(scales):
+            own = {key: values[chosen] for key, values in self._link_parameters(of).items()}
+            slope[:, j], total[:, j] = data_scale.moments_over_rows(
+                of, effects[:, :, j], rows, weights, variance[:, j], own
+            )
+        return slope, total
+
+    def _expected_data(self, draws: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+        """Expected data of latent predictions (chain, draw, row, trait), over what is not in them."""
+        left = [name for name in [*self._terms, RESIDUAL] if name not in labels]
+        variance = self._variance_of(left)
+        expected = np.empty_like(draws)
+        for j, of in enumerate(self._all_data_scales()):
+            shape = draws.shape[:2]
+            own = {key: v.reshape(*shape, 1, *v.shape[1:]) for key, v in self._link_parameters(of).items()}
+            expected[..., j] = of.scale.moments(draws[..., j], variance[..., None, j], own).mean
+        return expected
+
+    def _variance_of(self, names: Sequence[str]) -> np.ndarray:
+        """Draws of the latent variance of some random effects together, (chain, draw, trait)."""
+        return np.sum([self.variance_draws(name).to_numpy() for name in names], axis=0)
+
+    def _all_data_scales(self) -> list[TraitScale]:
+        scales = [of for of in self.data_scales if of is not None]
+        if len(scales) < len(self.data_scales):
+            bad = [name for name, of in zip(self.traits, self.data_scales, strict=True) if of is None]
+            raise OptionError(
+                f'scale="data": {shortlist(bad)} are latent traits without data of their own. Use the latent scale, '
+                "or `curves`."
+            )
+        return scales
+
+    def _link_parameters(self, of: TraitScale) -> dict[str, np.ndarray]:
+        """Draws of a trait's own parameters of its link, all chains together."""
+        return {key: _pooled(self._values(name, "links"))[:, at] for key, (name, at) in of.variables.items()}
 
     # -- curves -----------------------------------------------------------------------------------------------------
 
@@ -831,6 +947,12 @@ class SlamResult(Result):
 def _pooled(draws: np.ndarray) -> np.ndarray:
     """Draws of all chains one after the other; also when there are no factors, so nothing to count them by."""
     return draws.reshape(draws.shape[0] * draws.shape[1], *draws.shape[2:])
+
+
+def _is_data(scale: str) -> bool:
+    if scale not in ("latent", "data"):
+        raise OptionError(f"scale={scale!r}: expected 'latent' or 'data'.")
+    return scale == "data"
 
 
 def _tails(prob: float) -> list[float]:

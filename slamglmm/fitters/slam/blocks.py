@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,11 +20,14 @@ from ...errors import FitError
 from ...linalg.covariances import Covariances
 from ...linalg.gig import draw_gig
 from ...linalg.threads import BlockPool
+from ...links import Parameters
 from ...priors import PrecisionPrior, TraitPrecisions
 from .own_rows import OwnRows
-from .problem import Problem, TraitGroup
+from .problem import LinkedTraits, Problem, TraitGroup
 from .state import State
 
+# Told (problem, part, traits, mean, precision, parameters) of each block of latent traits of a link.
+Watch: TypeAlias = Callable[[Problem, LinkedTraits, slice, np.ndarray, np.ndarray, Parameters], None]
 # Rows that must share a precision on average before it pays to factor it once for all of them.
 ROWS_PER_PATTERN = 8
 
@@ -843,10 +847,18 @@ def draw_missing(problem: Problem, state: State, rng: np.random.Generator) -> No
         state.y[members][:, group.rows] = eta
 
 
-def draw_linked_traits(problem: Problem, state: State, pool: BlockPool) -> None:
+def draw_linked_traits(problem: Problem, state: State, pool: BlockPool, watch: Watch | None = None) -> None:
     """Draw the latent traits of every link given its data, U, F and the loadings, and its parameters; eq. LINK-1.
 
     Links work in natural units: ``eta = center + scale y``.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : State
+    pool : BlockPool
+    watch : callable, optional
+        Is told the mean and the precision that the model gives to each block of latent traits.
     """
     assert state.random is not None
     random, imputed = state.random, problem.groups[0].imputed
@@ -866,6 +878,8 @@ def draw_linked_traits(problem: Problem, state: State, pool: BlockPool) -> None:
             eta = state.y[block] * unit
             eta += at
             prec = state.tau[block] / problem.grid.residual_share[state.g[block]] / scale[block] ** 2
+            if watch is not None:
+                watch(problem, part, own, mean, prec, parameters)
             part.likelihood.draw(eta, mean, prec, parameters, own, streams[i])
             eta -= at
             eta /= unit

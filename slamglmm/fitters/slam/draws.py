@@ -10,9 +10,10 @@ import numpy as np
 
 from ...linalg.families import kernel_root
 from ...linalg.threads import BLOCK, blocks
+from ...links import Parameters
 from .blocks import draw_effects
 from .effect_variances import EffectVariances
-from .problem import Problem, TraitGroup
+from .problem import LinkedTraits, Problem, TraitGroup
 from .state import State
 
 # Kept draw by draw, on the scale of the data, traits in the user's order; "links" are parameters of links. From
@@ -22,7 +23,7 @@ DRAWN = (
     *("links", "G_diag", "R_diag", "Eta", "U", "G", "R"),
 )
 # Posterior means and variances gathered as the chain goes.
-MOMENTS = ("U_mean", "U_var", "Eta_mean")
+MOMENTS = ("U_mean", "U_var", "Eta_mean", "Data_mean")
 STORABLE = (*DRAWN, *MOMENTS)
 DTYPES = ("float64", "float32")
 # Draws held in memory when they stream to disk.
@@ -31,7 +32,7 @@ BUFFER_BYTES = 32 * 2**20
 MEANS_EVERY = 4
 DEFAULT_STORE = (
     *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "loading_effects"),
-    *("links", "U_mean", "Eta_mean"),
+    *("links", "U_mean", "Eta_mean", "Data_mean"),
 )
 
 
@@ -284,6 +285,8 @@ class RunningMeans:
         With U in the chain `own` has the traits' own parts, apart because they reach rows where a trait is not kept.
     spread : EffectVariances or None
         Sums for the variances of U, if they are wanted.
+    data : ndarray, shape (p, n), or None
+        Expected data given the latent mean and precision, for links; eq. LINK-42.
     """
 
     def __init__(self, problem: Problem, store: tuple[str, ...] = ("U_mean", "Eta_mean")):
@@ -296,6 +299,8 @@ class RunningMeans:
         self.alpha = np.zeros((n_components, p, n))
         self.own = None if problem.collapsed else np.zeros((n_components, p, n))
         self.spread = EffectVariances(problem) if "U_var" in store else None
+        wanted = "Data_mean" in store and any(part.data_scales for part in problem.links)
+        self.data = np.zeros((p, n)) if wanted else None
         self._solved_factors = np.zeros((0, n))
 
     def is_due(self, thin: int) -> bool:
@@ -345,6 +350,34 @@ class RunningMeans:
                 total[:, group.rows] += own
             if self.spread is not None:
                 self.spread.add_means(problem, m, block, total)
+
+    def add_data(
+        self,
+        problem: Problem,
+        part: LinkedTraits,
+        own: slice,
+        mean: np.ndarray,
+        prec: np.ndarray,
+        parameters: Parameters,
+    ) -> None:
+        """Add the expected data of some traits of a link, given their latent mean and precision in natural units."""
+        if self.data is None:
+            return
+        first = part.traits.start
+        if not part.data_scales:
+            self.data[first + own.start : first + own.stop] = np.nan
+            return
+        for i, j in enumerate(range(own.start, own.stop)):
+            of_trait = {key: parameters[key][j] for key in part.parameters_by_trait}
+            moments = part.data_scales[j].moments(mean[i] + problem.offset, 1.0 / prec[i], of_trait)
+            self.data[first + j] += moments.mean
+
+    def expected_data(self, problem: Problem) -> np.ndarray:
+        """Posterior mean of the expected data on rows with data, shape (n, p)."""
+        assert self.data is not None
+        out = np.empty_like(self.data)
+        out[problem.order] = self.data / max(self.n, 1)
+        return out.T
 
     def effects(self, problem: Problem) -> list[np.ndarray]:
         """Posterior mean of the effects of each component, shape (r_m, p), on the scale of the data."""

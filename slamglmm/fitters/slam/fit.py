@@ -21,6 +21,7 @@ from ...links import LinkChoice, Regression, kept_by_links
 from ...priors import Priors
 from ...results import load
 from ...results.curves import CurveBasis
+from ...results.data_scale import TraitScale
 from ...results.posterior import ComponentLabel, SlamResult
 from ..monitor import ignore_interrupts, interrupts_ignored, monitor
 from .chain import ChainRun, Schedule, run_chain
@@ -222,6 +223,7 @@ def fit_slam(
         factor_design=factor_design,
         curve_bases=tuple(_curve_bases(problem, design)),
         trait_design=problem.trait_covariates.design,
+        data_scales=_data_scales(problem),
     )
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(folder.path)
@@ -237,6 +239,17 @@ def _curve_bases(problem: Problem, design: Design) -> Iterator[CurveBasis]:
             individuals = link.individuals[design.rows]
             times = link.times[link.times[link.individual].isin(individuals)]
             yield CurveBasis(link.design, link.individual, individuals, times)
+
+
+def _data_scales(problem: Problem) -> tuple[TraitScale | None, ...]:
+    """How the data of each trait follow from it, in the user's order."""
+    scales: list[TraitScale | None] = [None] * (problem.p if problem.links else 0)
+    for number, part in enumerate(problem.links):
+        names = {v.key: v.name for v in problem.link_variables if v.part == number}
+        for j, scale in enumerate(part.data_scales):
+            variables = {key: (names[key], j) for key in part.parameters_by_trait}
+            scales[problem.order[part.traits.start + j]] = TraitScale(scale, variables)
+    return tuple(scales)
 
 
 def _check_size(problem: Problem, schedule: Schedule, chains: int, out: str | Path | None) -> None:

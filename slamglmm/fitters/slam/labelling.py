@@ -58,7 +58,7 @@ def posterior_dataset(
         coords["fixef_factor"] = names
         # Rows without data may lack the covariates of the factors.
         x_factor = factor_design.X[names].set_axis(factor_design.rows).reindex(design.rows).to_numpy()
-    if {"Eta", "Eta_mean"} & set(store):
+    if {"Eta", "Eta_mean", "Data_mean"} & set(store):
         coords["row"] = np.asarray(design.X.index)
     if {"G", "R"} & set(store):
         coords["trait2"] = traits
@@ -89,6 +89,10 @@ def posterior_dataset(
             data["Eta_mean"] = (("chain", "row", "trait"), _one_after_the_other(rows).astype(dtype, copy=False))
         if "U_mean" in store:
             data |= _by_level("U_mean", labels, level_dims, effects, dtype)
+    if means and means[0].data is not None:
+        expected = np.full((len(means), design.n, problem.p), np.nan, dtype=dtype)
+        expected[:, problem.active] = [running.expected_data(problem) for running in means]
+        data["Data_mean"] = (("chain", "row", "trait"), expected)
     if means and "U_var" in store:
         spread = [running.effect_variances(problem) for running in means]
         data |= _by_level("U_var", labels, level_dims, spread, dtype)

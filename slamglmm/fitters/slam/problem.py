@@ -17,7 +17,7 @@ from ...linalg.covariances import Covariances, JointBasis, find_joint_basis
 from ...linalg.families import RandomEffect
 from ...linalg.rotation import Rotation
 from ...linalg.threads import BLOCK, blocks, single_threaded_blas
-from ...links import LINKS, Identity, Likelihood, LinkChoice, LinkedColumns, Measurements, assign_links
+from ...links import LINKS, DataScale, Identity, Likelihood, LinkChoice, LinkedColumns, Measurements, assign_links
 from ...priors import (
     Covariates,
     PrecisionPrior,
@@ -121,6 +121,16 @@ class LinkedTraits:
     traits: slice
     blocks: tuple[slice, ...]
 
+    @cached_property
+    def data_scales(self) -> tuple[DataScale, ...]:
+        """How the data of each latent trait follow from it; empty when the link does not say."""
+        return self.likelihood.data_scales()
+
+    @cached_property
+    def parameters_by_trait(self) -> tuple[str, ...]:
+        """Parameters that each latent trait has for itself."""
+        return tuple(key for key, dims in self.likelihood.labels().items() if dims[0][0] == "trait")
+
 
 @dataclass(frozen=True)
 class LinkVariable:
@@ -183,6 +193,8 @@ class Problem:
         Which groups keep a row, as a row of `pattern_groups` (bool, patterns × groups).
     links : tuple of LinkedTraits
         Empty when the data are the latent traits (identity), which needs no step of its own but for missing cells.
+    offset : ndarray, shape (n,)
+        The formula's, which comes to the latent traits before data are made of them.
     notes : tuple of str
         One line for each choice made on the user's behalf.
     """
@@ -213,6 +225,7 @@ class Problem:
     n_factors: int
     priors: Priors
     links: tuple[LinkedTraits, ...]
+    offset: np.ndarray
     row_blocks: tuple[slice, ...]
     notes: tuple[str, ...] = field(default=())
 
@@ -420,6 +433,7 @@ def build_problem(
             n_factors=int(k),
             priors=priors,
             links=latent.links,
+            offset=np.zeros(n) if design.offset is None else design.offset[active],
             row_blocks=row_blocks(n, factor_cov.rank if collapsed else n),
             notes=tuple(notes),
         )

@@ -77,7 +77,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         problem.priors.loadings_prior.draw_rows(q, state.scales, problem.n, rng)
     draw.draw_effect_scales(problem, state, rng)
     if problem.links:
-        draw.draw_linked_traits(problem, state, pool)
+        draw.draw_linked_traits(problem, state, pool, None if running is None else running.add_data)
     elif problem.impute:
         draw.draw_missing(problem, state, rng)
     state.iteration += 1
