@@ -61,8 +61,9 @@ class SlamResult(Result):
         Draws, dims (chain, draw, ...): ``h2`` (term, trait), ``h2_factor`` (term, factor), ``Lambda`` (factor, trait),
         ``residual_var`` (trait), ``h2_residual`` (term, trait), ``B`` (fixef, trait); posterior means by chain:
         ``U_mean_<label>`` (level, trait) and ``Eta_mean`` (row, trait), with links ``Data_mean`` (row, trait).
-        Everything is in the units of the latent traits, and factors have unit variance. What ``store=`` may add: draws of ``G_diag`` (term, trait), ``R_diag`` (trait),
-        ``G``, ``R`` and ``U_<label>``, and the posterior variances ``U_var_<label>`` (level, trait) by chain.
+        Everything is in the units of the latent traits, and factors have unit variance. What ``store=`` may add: draws
+        of ``G_diag`` (term, trait), ``R_diag`` (trait), ``G``, ``R`` and ``U_<label>``, and the posterior variances
+        ``U_var_<label>`` (level, trait) by chain.
     grid : DataFrame
         Grid of the variance shares: one row a point, a column for each term, and the prior masses.
     components : tuple of ComponentLabel
