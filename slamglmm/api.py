@@ -30,6 +30,7 @@ def slam(
     priors: Priors | None = None,
     h2_grid: int = 20,
     missing: Literal["keep", "drop"] = "keep",
+    missing_memory: float = 2**30,
     draws: int = 1000,
     burn: int = 1000,
     thin: int = 1,
@@ -79,6 +80,10 @@ def slam(
         Steps of the grid of variance shares: 20 gives 0, 0.05 .. 0.95.
     missing : {"keep", "drop"}
         Rows with missing traits: kept (missing cells are integrated out or drawn), or dropped.
+    missing_memory : float
+        Bytes that eigenbases of missing patterns may take: within it traits with the same missing cells form a group
+        whose cells are integrated out exactly; beyond it cells are drawn. A line of ``fit.notes`` says which. Few
+        scattered cells are drawn with the random effects integrated out where that is less work.
     draws, burn, thin, chains : int
         Kept draws of each chain, iterations before them, iterations between two kept draws, number of chains.
     seed : int, optional
@@ -138,6 +143,7 @@ def slam(
         trait_data=trait_data,
         link=bind_links(link, data),
         h2_grid=h2_grid,
+        missing_memory=missing_memory,
         draws=draws,
         burn=burn,
         thin=thin,

@@ -79,6 +79,11 @@ class Covariances:
         inside = common[:, : self.rank]
         return self.inner[basis].forward(inside) if self.inner else inside
 
+    def all_weights(self, point: int) -> np.ndarray:
+        """``1 / v_g`` inside and outside, shape (n,)."""
+        outside = np.full(self.n - self.rank, 1.0 / self.residual_share[point]) if self.rank < self.n else ()
+        return np.concatenate((self.weights[point], outside))
+
     def coordinates(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Each row in the basis of its grid point, inside."""
         return self._turn_inside(common[:, : self.rank], points, inverse=False)

@@ -22,7 +22,8 @@ N, P = 140, 150  # three blocks of rows and of traits
 LARGE = {
     "U integrated out": {"formula": ONE},
     "two effects on rays": {"formula": TWO, "grid": 2},
-    "patterns": {"formula": ONE, "missing": [(range(5), range(70)), ([9, 100], [3])]},
+    "patterns": {"formula": ONE, "missing": [(range(5), range(70)), ([9, 100], [3])], "scatter": 0.0},
+    "scattered": {"formula": ONE, "missing": [(range(5), range(70)), ([9, 100], [3])]},
     "imputed": {"formula": TWO, "grid": 2, "missing": [(range(5), range(0, 150, 2))], "impute": True},
     "no factors": {"formula": ONE, "k": 0},
 }
@@ -32,6 +33,8 @@ def make(layout, monkeypatch, prior="horseshoe", **sizes):
     options = {"k": 4, "grid": 4} | LARGE[layout] | sizes
     if options.pop("impute", False):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
+    if "scatter" in options:
+        monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
     holes = options.pop("missing", [])
     cells = [([row for row in rows if row < sizes["n"]], j) for rows, traits in holes for j in traits]
     options["missing"] = [(rows, j) for rows, j in cells if j < sizes["p"]]

@@ -30,7 +30,7 @@ def assert_same(first, second):
         np.testing.assert_array_equal(first.posterior[name], second.posterior[name], err_msg=name)
 
 
-@pytest.mark.parametrize("kind", [{}, {"missing": 0.3}, {"second": "block"}])
+@pytest.mark.parametrize("kind", [{}, {"missing": 0.3}, {"missing": 0.02}, {"second": "block"}])
 def test_threads_do_not_change_a_bit(kind):
     data = simulated(**kind)
     assert_same(fit(data, n_threads=1, chains=1), fit(data, n_threads=2, chains=1))
@@ -78,11 +78,14 @@ def test_save_and_load_keep_everything(tmp_path):
     assert str(result) == str(again)
 
 
-def test_imputed_cells_go_on_from_where_they_were(monkeypatch, tmp_path):
-    """With the budget for patterns at nothing, missing cells are part of the state."""
-    monkeypatch.setattr("slamglmm.fitters.slam.problem.PATTERN_BYTES", 0)
-    data = simulated(missing=0.1)
-    whole, part = fit(data, draws=10), fit(data, draws=4)
-    assert "cell(s) inside them are drawn" in " ".join(whole.notes)
+@pytest.mark.parametrize(
+    ("missing", "memory", "note"),
+    [(0.2, 0, "cell(s) inside them are drawn"), (0.02, 2**30, "cell(s) are drawn, random effects integrated out")],
+)
+def test_imputed_cells_go_on_from_where_they_were(missing, memory, note, tmp_path):
+    """Without memory for patterns, or where cells are few, missing cells are part of the state."""
+    data = simulated(missing=missing)
+    whole, part = (fit(data, draws=draws, missing_memory=memory) for draws in (10, 4))
+    assert note in " ".join(whole.notes)
     part.save(tmp_path / "part")
     assert_same(whole, sg.load(tmp_path / "part").extend(6))

@@ -18,7 +18,7 @@ from slamglmm.linalg.threads import BlockPool, single_threaded_blas
 from slamglmm.priors import Horseshoe
 from slamglmm.priors.loadings_horseshoe import draw_horseshoe_rows
 
-from .dense import Dense
+from .dense import Dense, basis
 
 RECORDED = ("y", "coef", "tau", "g", "factors", "kappa", "gamma", "coef_factor")
 RECORDED += ("loading_effects", "loading_effect_var")
@@ -137,7 +137,9 @@ class Joint:
             self._redraw_linked(state, rng)
             return
         for s, group in enumerate(self.problem.groups):
-            if group.imputed.any():
+            if group.imputed.any() and self.problem.collapsed:
+                self._redraw_given_missing(state, rng)
+            elif group.imputed.any():
                 self._redraw_given_random(state, s, rng, group.imputed)
             else:
                 self._redraw_group(state, s, rng)
@@ -166,6 +168,18 @@ class Joint:
         """
         imputed = self.problem.groups[0].imputed
         self._redraw_given_random(state, 0, rng, imputed & (rng.random(imputed.shape) < 0.5))
+
+    def _redraw_given_missing(self, state, rng):
+        """Observed cells given the missing ones, U integrated out: a draw of all, corrected for what it misses."""
+        (group,), rotation, Q = self.problem.groups, self.problem.rotation, basis(self.problem)
+        before = rotation.back(state.y)
+        self._redraw_group(state, 0, rng)
+        fresh = rotation.back(state.y)
+        for j, cells in enumerate(group.imputed):
+            V = Q @ self.dense.V[0][state.g[j]] @ Q.T
+            missed = before[j, cells] - fresh[j, cells]
+            fresh[j] += V[:, cells] @ np.linalg.solve(V[np.ix_(cells, cells)], missed)
+        state.y[:] = rotation.forward(fresh)
 
     def _redraw_linked(self, state, rng):
         problem, links = self.problem, []
@@ -287,6 +301,7 @@ def statistics(joint, values):
             out[f"share {m} of trait {j}"] = shares[g[:, j], m]
         out[f"log tau {j}"] = np.log(tau[:, j])
         out[f"share times log tau {j}"] = total[g[:, j]] * np.log(tau[:, j])
+    on_rows, fitted_rows = rest @ basis(problem).T, (loadings @ f) @ basis(problem).T
     # Pivots: chi squares over their degrees of freedom.
     for s, group in enumerate(problem.groups):
         e = (rest - loadings @ f)[:, group.traits][:, :, group.rows]
@@ -297,10 +312,10 @@ def statistics(joint, values):
             out[f"scatter of data {j}"] = np.log(np.mean(rest[:, j][:, group.rows] ** 2, axis=1))
             if group.imputed[i].any() and not group.imputed[i].all():
                 cells = group.rows[group.imputed[i]]
-                drawn, seen = rest[:, j][:, cells], rest[:, j][:, np.setdiff1d(group.rows, cells)]
+                drawn, seen = on_rows[:, j][:, cells], on_rows[:, j][:, np.setdiff1d(group.rows, cells)]
                 out[f"imputed scatter {j}"] = squash(np.mean(drawn**2, axis=1))
                 out[f"imputed times seen {j}"] = squash(drawn.mean(axis=1) * seen.mean(axis=1))
-                fitted = (loadings @ f)[:, j][:, cells]
+                fitted = fitted_rows[:, j][:, cells]
                 out[f"imputed times fitted {j}"] = squash(np.mean(drawn * fitted, axis=1))
     for ell in range(k):
         form = np.einsum("ti,tik,tk->t", own_factors[:, ell], dense.inverse_factor[gamma[:, ell]], own_factors[:, ell])

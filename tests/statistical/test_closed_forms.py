@@ -332,6 +332,29 @@ def test_imputed_cells(monkeypatch):
     check(whitened_z(drawn[:, imputed], mean[imputed], np.diag(var[imputed])))
 
 
+@pytest.mark.parametrize("formula", [ONE, "~ (1 | g) + (1 | h)"])
+def test_scattered_cells(formula, monkeypatch):
+    """Missing cells with U integrated out: their law given the observed ones, which never move; eq. SLAM-35."""
+    monkeypatch.setattr(problem_module, "LARGEST_SCATTER", 0.5)
+    problem = tiny_problem(formula, n=9, levels=9 if formula == ONE else 3, missing=SCATTERED)
+    assert problem.collapsed
+    (group,), Q = problem.groups, basis(problem)
+    state, N, rng, dense = frozen_state(problem), 8000, np.random.default_rng(7), Dense(problem)
+    before = state.y @ Q.T
+    drawn = np.empty((N, *state.y.shape))
+    for i in range(N):
+        blocks.draw_scattered(problem, group, state, group.traits, rng)
+        drawn[i] = state.y @ Q.T
+    assert group.imputed.sum() == 8
+    np.testing.assert_allclose(drawn[:, ~group.imputed], np.broadcast_to(before[~group.imputed], (N, 19)), atol=1e-10)
+    mean = state.coef @ np.concatenate((problem.x, state.factors)) @ Q.T
+    for j, m in enumerate(group.imputed):
+        V = Q @ dense.V[0][state.g[j]] @ Q.T / state.tau[j]
+        gain = V[np.ix_(m, ~m)] @ np.linalg.inv(V[np.ix_(~m, ~m)])
+        law = V[np.ix_(m, m)] - gain @ V[np.ix_(~m, m)]
+        check(whitened_z(drawn[:, j, m], mean[j, m] + gain @ (before[j, ~m] - mean[j, ~m]), law))
+
+
 def effects_conditional(problem, residual, point, prec, rows):
     """Mean and covariance of all components' effects (stacked) given residuals on some rows."""
     Q = basis(problem)

@@ -61,6 +61,17 @@ CASES = {
         "missing": SCATTERED,
         "budget": 0,
     },
+    "U integrated out, missing cells drawn, fixed effects": {
+        "formula": "~ x + (1 | g)",
+        "missing": SCATTERED,
+        "scatter": 0.5,
+    },
+    "U integrated out, missing cells drawn, two effects that commute": {
+        "formula": TWO,
+        "levels": 3,
+        "missing": SCATTERED,
+        "scatter": 0.5,
+    },
     # Room for the seven rows of the second trait; the third joins them with one cell to draw.
     "a pattern with an imputed cell": {
         "formula": ONE,
@@ -75,7 +86,7 @@ QUICK = [
     (case, prior)
     for prior in ("horseshoe", "infinite")
     for case in CASES
-    if prior == "infinite" or "repeated" not in case
+    if prior == "infinite" or not ("repeated" in case or "cells drawn, two" in case)
 ] + [
     ("U integrated out, singular K, fixed effects", "spike_slab"),
     ("U integrated out, t = 1 on the grid", "tpb"),
@@ -87,6 +98,8 @@ def make(case, loadings, monkeypatch, **others):
     uncollapse = options.pop("uncollapse", False)
     if "budget" in options:
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
+    if "scatter" in options:
+        monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
     # Shares of traits and factors with priors of their own, and not flat.
     if "residual" not in others:
         others["h2"] = lambda h: 1.0 + h.sum(axis=1)
@@ -98,7 +111,7 @@ def make(case, loadings, monkeypatch, **others):
     )
     problem = tiny_problem(priors=priors, **options)
     problem = uncollapsed(problem) if uncollapse else problem
-    assert problem.impute == ("budget" in CASES[case])
+    assert problem.impute == ("budget" in CASES[case] or "scatter" in CASES[case])
     assert problem.collapsed == case.startswith("U integrated")
     return problem
 
@@ -528,6 +541,18 @@ def plant_imputed_variance(patch):
     patch.setattr(blocks, "draw_missing", wrong)
 
 
+def plant_scattered_variance(patch):
+    """Missing cells drawn with twice their variance."""
+    right = blocks.draw_scattered
+
+    def wrong(problem, group, state, block, rng):
+        state.tau[block] *= 0.5
+        right(problem, group, state, block, rng)
+        state.tau[block] *= 2.0
+
+    patch.setattr(blocks, "draw_scattered", wrong)
+
+
 class WrongLocal(Infinite):
     """phi: shape df/2 instead of (df+1)/2."""
 
@@ -610,6 +635,11 @@ PLANTED = {
     "variance of Z U": (plant_random_variance, "U in the chain, one effect", LIGHT["horseshoe"]),
     "Z U out of order": (plant_stale_random, "U in the chain, one effect", LIGHT["horseshoe"]),
     "variance of imputed cells": (plant_imputed_variance, "imputed, one effect", LIGHT["horseshoe"]),
+    "variance of scattered cells": (
+        plant_scattered_variance,
+        "U integrated out, missing cells drawn, fixed effects",
+        LIGHT["horseshoe"],
+    ),
     "zeros counted": (plant_all_loadings, ONE_EFFECT, LIGHT["spike_slab"]),
     "zeros counted in the scale move": (plant_all_in_scale_move, ONE_EFFECT, LIGHT["spike_slab"]),
     "odds of the spike": (plant_odds, ONE_EFFECT, LIGHT["spike_slab"]),

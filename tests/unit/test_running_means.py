@@ -25,6 +25,7 @@ LAYOUTS = {
     "patterns": {"formula": ONE, "n": 12, "levels": 8, "missing": SCATTERED},
     "patterns on rays": {"formula": TWO, "missing": SCATTERED},
     "imputed on rays": {"formula": TWO, "missing": SCATTERED, "impute": True},
+    "U integrated out, cells drawn": {"formula": ONE, "missing": SCATTERED, "scatter": 0.5},
     "no fixed effects": {"formula": "~ 0 + (1 | g)"},
 }
 
@@ -34,6 +35,8 @@ def make(layout, monkeypatch):
     uncollapse = options.pop("uncollapse", False)
     if options.pop("impute", False):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
+    if "scatter" in options:
+        monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
     responses = 4.0 + 3.0 * np.random.default_rng(9).standard_normal((options.get("n", 10), 3))
     problem = tiny_problem(responses=responses, grid=3, **options)
     assert problem.collapsed == (layout.startswith("U int") or layout == "no fixed effects" or uncollapse)

@@ -152,12 +152,13 @@ def test_a_note_says_which_bases_were_chosen(options, line):
         ({}, True, None),
         ({"rank": 9}, False, "Z K Z' is singular"),
         ({"n": 12, "levels": 6}, False, "Z K Z' is singular"),
-        ({"missing": [([1], 0)]}, False, "the random effects are part of the chain"),
+        ({"missing": [([1, 4], 0)]}, False, "the random effects are part of the chain"),
+        ({"missing": [([1], 0)]}, True, None),  # one cell of ten: drawn without the random effects
         ({"formula": "~ 0 + (1 | g) + (1 | h)"}, False, None),
         # Two blocks that commute: each singular, so a direction that holds only one of them has no inverse at t = 1.
         ({"formula": "~ 0 + (1 | g) + (1 | h)", "n": 9, "levels": 3}, False, None),
     ],
-    ids=["regular", "singular", "repeats", "missing", "two effects", "two that commute"],
+    ids=["regular", "singular", "repeats", "missing", "scattered", "two effects", "two that commute"],
 )
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
 def test_a_total_share_of_one(options, has_one, note):

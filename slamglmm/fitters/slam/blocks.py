@@ -847,6 +847,31 @@ def draw_missing(problem: Problem, state: State, rng: np.random.Generator) -> No
         state.y[members][:, group.rows] = eta
 
 
+def draw_scattered(problem: Problem, group: TraitGroup, state: State, block: slice, rng: np.random.Generator) -> None:
+    """Draw the missing cells of a block of traits with U integrated out, on the collapsed path; eq. SLAM-35.
+
+    Only the rows of the basis that belong to a trait's missing cells are needed.
+    """
+    cov, g = group.cov, state.g[block]
+    solved = state.coef[block] @ np.concatenate((problem.x, state.factors))
+    solved = cov.solve(state.y[block] - solved, g)
+    missing = group.imputed[block.start - group.traits.start : block.stop - group.traits.start]
+    noise = rng.standard_normal(np.count_nonzero(missing)) / np.sqrt(np.repeat(state.tau[block], missing.sum(axis=1)))
+    first = 0
+    for j, cells in enumerate(missing):
+        turns = problem.basis[cells]
+        if not len(turns):
+            continue
+        scaled = turns * np.sqrt(cov.all_weights(int(g[j])))
+        root, bad = lapack.dpotrf(scaled @ scaled.T, lower=True)
+        if bad:
+            raise FitError(f"iteration {state.iteration}: the precision of missing cells is not positive definite.")
+        step, _ = lapack.dtrtrs(root, -(turns @ solved[j]), lower=True)
+        step, _ = lapack.dtrtrs(root, step + noise[first : first + len(turns)], lower=True, trans=1)
+        state.y[block.start + j] += step @ turns
+        first += len(turns)
+
+
 def draw_linked_traits(problem: Problem, state: State, pool: BlockPool, watch: Watch | None = None) -> None:
     """Draw the latent traits of every link given its data, U, F and the loadings, and its parameters; eq. LINK-1.
 

@@ -330,8 +330,10 @@ class RunningMeans:
         if problem.collapsed:
             solved = cov.solve(residual, g)
             if self.eta is not None:
-                # y - E[residual]: the data are constant, so only the residual's mean is summed.
+                # y - E[residual]: data are constant, so only the residual's mean is summed.
                 self.eta[block] -= cov.residual_share[g][:, None] * solved
+                if problem.impute:
+                    self.eta[block] += state.y[block]
         else:
             solved = cov.leave(cov.solve(residual, g))
             if self.eta is not None:
@@ -413,7 +415,7 @@ class RunningMeans:
         """Posterior mean of ``XB + F Lambda + Z U_R`` on rows with data, shape (n, p), on the scale of the data."""
         assert self.eta is not None
         eta = self.eta / max(self.n, 1)
-        if problem.collapsed:
+        if problem.collapsed and not problem.impute:
             eta += problem.y
         eta = problem.rotation.back(eta)
         if self.own is not None:

@@ -153,6 +153,7 @@ def fit_slam(
     trait_data: pd.DataFrame | None,
     link: LinkChoice,
     h2_grid: int,
+    missing_memory: float,
     draws: int,
     burn: int,
     thin: int,
@@ -173,6 +174,7 @@ def fit_slam(
     )
     begin = time.perf_counter()
     options: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
+    options["missing_memory"] = missing_memory
     model = {**options, "factor_design": factor_design, "loadings_on": loadings_on, "trait_data": trait_data}
     if factor_design is not None:
         options["factor_formula"] = factor_design.formula

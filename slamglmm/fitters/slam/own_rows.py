@@ -120,13 +120,9 @@ def _lay_out(run: slice, groups: Sequence[TraitGroup], x: np.ndarray) -> OwnRows
         spans=tuple(slice(int(a), int(b)) for a, b in pairwise(ends)),
         x=np.concatenate([group.cov.enter(part) for group, part in zip(chosen, x_rows, strict=True)], axis=1),
         x_rows=np.concatenate(x_rows, axis=1),
-        weights=np.concatenate([_all_weights(group.cov) for group in chosen], axis=1),
+        weights=np.concatenate(
+            [np.array([group.cov.all_weights(g) for g in range(len(group.cov.logdet))]) for group in chosen], axis=1
+        ),
         logdet=np.array([group.cov.logdet for group in chosen]),
         estimable=np.array([group.estimable for group in chosen]),
     )
-
-
-def _all_weights(cov: Covariances) -> np.ndarray:
-    """Weights inside and outside, shape (n_points, n)."""
-    outside = np.repeat(1.0 / cov.residual_share[:, None], cov.n - cov.rank, axis=1)
-    return np.concatenate((cov.weights, outside), axis=1)

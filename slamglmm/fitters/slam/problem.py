@@ -33,10 +33,14 @@ from ...priors import (
 from .own_rows import OwnRows, lay_out_own_rows
 from .trait_covariates import TraitCovariates, read_trait_covariates
 
-# Distinct missing patterns keep their own eigenbases within these bounds; beyond, patterns share rows and cells are
-# imputed.
+# Distinct missing patterns keep their own eigenbases within these bounds (the first is the default of
+# `missing_memory`); beyond, patterns share rows and cells are imputed.
 PATTERN_BYTES = 2**30
 PATTERN_FLOPS = 1e12
+# Cells that a trait may miss when they are drawn with U integrated out: more of them would slow the chain's mixing.
+LARGEST_SCATTER = 0.15
+# Work of an iteration with U in the chain for the effective samples of one without: measured at two to five.
+COST_OF_RANDOM = 2.0
 # A total share of one needs covariances that stay invertible without the residual.
 MIN_RELATIVE_EIGENVALUE = 1e-3
 # A gamma prior of mean one with this shape holds a precision at one to 1e-4, and all steps stay as they are.
@@ -184,9 +188,10 @@ class Problem:
     trait_precisions : PrecisionPrior or TraitPrecisions
         Prior of tau.
     collapsed : bool
-        Whether U is integrated out of the factor step: complete data and one common basis.
+        Whether U is integrated out of every step: one common basis, all rows kept for all traits, and few enough
+        missing cells to draw them without U.
     rotation : Rotation
-        Of `y`, `x` and the factors: complete data live in the coordinates that all bases of the grid share.
+        Of `y`, `x` and the factors: data on all rows live in the coordinates that all bases of the grid share.
     factor_cov : Covariances
         Of all active rows.
     row_pattern : ndarray of int, shape (n,)
@@ -275,6 +280,11 @@ class Problem:
         return tuple(variables)
 
     @cached_property
+    def basis(self) -> np.ndarray:
+        """`rotation` as a matrix, shape (n, n): a row's unit vector in the sampler's coordinates is its row."""
+        return self.rotation.forward(np.eye(self.n))
+
+    @cached_property
     def own_rows(self) -> tuple[OwnRows, ...]:
         """Runs of groups of one trait each, drawn together because each alone is too small to be worth a call."""
         if self.collapsed:
@@ -296,8 +306,9 @@ def build_problem(
     factor_design: Design | None = None,
     loadings_on: str | None = None,
     trait_data: pd.DataFrame | None = None,
+    missing_memory: float | None = None,
 ) -> Problem:
-    """Check a design and lay it out for the sampler.
+    """Check a design and lay it out for the sampler; ``missing_memory`` is `PATTERN_BYTES` unless given.
 
     Raises
     ------
@@ -305,8 +316,11 @@ def build_problem(
         No responses or responses that a link refuses, a constant trait, collinear fixed effects, a group with one
         level, a random term that cannot be told from the residual.
     OptionError
-        ``n_factors``, ``h2_grid`` or ``link`` out of range.
+        ``n_factors``, ``h2_grid``, ``missing_memory`` or ``link`` out of range.
     """
+    if missing_memory is not None and not missing_memory >= 0:
+        raise OptionError(f"missing_memory={missing_memory!r}: expected bytes, 0 or more.")
+    budget = PATTERN_BYTES if missing_memory is None else missing_memory
     if not isinstance(h2_grid, int | np.integer) or h2_grid < 2:
         raise OptionError(f"h2_grid={h2_grid!r}: expected an integer of at least 2, the number of steps from 0 to 1.")
     notes: list[str] = []
@@ -345,7 +359,11 @@ def build_problem(
         _check_effects(components)
         complete = bool(observed.all()) and not latent.links
         joint = find_joint_basis(effects, n)
-        collapsed = complete and joint.values is not None
+        scattered = (
+            not complete and not latent.links and joint.values is not None and _is_scattered(observed, int(k), budget)
+        )
+        on_all_rows = complete or scattered
+        collapsed = on_all_rows and joint.values is not None
         include_one = collapsed and _stays_invertible(joint)
         grid = share_grid(len(components), int(h2_grid), include_one)
         if len(components) == 1 and not include_one:
@@ -354,8 +372,8 @@ def build_problem(
         factor_cov = joint.covariances(grid.shares, grid.ray, grid.directions)
         patterns = (
             [(np.ones(n, dtype=bool), latent.order)]
-            if complete or latent.links
-            else group_patterns(observed, max(1, len(grid.directions) if factor_cov.kind == "rays" else 1))
+            if on_all_rows or latent.links
+            else group_patterns(observed, max(1, len(grid.directions) if factor_cov.kind == "rays" else 1), budget)
         )
         order = np.concatenate([traits for _, traits in patterns])
         groups, start = [], 0
@@ -374,7 +392,7 @@ def build_problem(
                 TraitGroup(
                     rows,
                     members,
-                    cov.without_outer() if complete else cov,
+                    cov.without_outer() if on_all_rows else cov,
                     _estimable_of(x[:, rows], flat),
                     ~observed[np.ix_(traits, rows)],
                     tuple(slice(start + s.start, start + s.stop) for s in blocks(len(traits), BLOCK)),
@@ -382,10 +400,10 @@ def build_problem(
             )
             start = members.stop
         y = Y[order]
-        rotation = factor_cov.outer if complete else Rotation()
+        rotation = factor_cov.outer if on_all_rows else Rotation()
         if components:
             notes.append(_describe_bases(joint, factor_cov))
-        notes += _describe_groups(groups, factor_cov, list(design.X.columns), latent, order)
+        notes += _describe_groups(groups, factor_cov, list(design.X.columns), latent, order, scattered)
         membership = np.zeros((n, len(groups)), dtype=bool)
         for s, group in enumerate(groups):
             membership[group.rows, s] = True
@@ -425,7 +443,7 @@ def build_problem(
             trait_precisions=trait_precisions,
             log_prior_factors=log_prior_factors,
             groups=tuple(groups),
-            factor_cov=factor_cov.without_outer() if complete else factor_cov,
+            factor_cov=factor_cov.without_outer() if on_all_rows else factor_cov,
             collapsed=collapsed,
             rotation=rotation,
             row_pattern=row_pattern.reshape(-1).astype(np.intp),
@@ -446,7 +464,9 @@ def row_blocks(n: int, rank: int) -> tuple[slice, ...]:
     return (*blocks(rank, inside), *(slice(rank + rows.start, rank + rows.stop) for rows in outside))
 
 
-def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def group_patterns(
+    observed: np.ndarray, n_bases: int, budget: float | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Groups of traits that share kept rows, as (row mask, traits).
 
     Every distinct missing pattern is its own group while eigenbases fit the budget. Beyond it, the patterns of most
@@ -458,7 +478,10 @@ def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray,
     observed : ndarray of bool, shape (p, n)
     n_bases : int
         Eigenbases for each group.
+    budget : float, optional
+        Bytes they may take in all.
     """
+    budget = PATTERN_BYTES if budget is None else budget
     p, n = observed.shape
     by_pattern: dict[bytes, list[int]] = {}
     for j in range(p):
@@ -472,7 +495,7 @@ def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray,
         mask = observed[traits[0]]
         size = int(mask.sum())
         more_bytes, more_flops = 8.0 * size * size * n_bases, 9.0 * size**3 * n_bases
-        if size == n or (bytes_used + more_bytes <= PATTERN_BYTES and flops + more_flops <= PATTERN_FLOPS):
+        if size == n or (bytes_used + more_bytes <= budget and flops + more_flops <= PATTERN_FLOPS):
             kept.append((mask, list(traits)))
             if size < n:  # all rows are counted from the start
                 bytes_used, flops = bytes_used + more_bytes, flops + more_flops
@@ -485,6 +508,24 @@ def group_patterns(observed: np.ndarray, n_bases: int) -> list[tuple[np.ndarray,
             covering = [group for group in kept if not np.any(observed[j] & ~group[0])]
             min(covering, key=lambda group: int(group[0].sum()))[1].append(j)
     return [(mask, np.array(sorted(traits))) for mask, traits in kept if traits]
+
+
+def _is_scattered(observed: np.ndarray, k: int, budget: float) -> bool:
+    """Whether it pays to keep all rows for all traits and draw the missing cells with U integrated out; eq. SLAM-35.
+
+    Against groups of their own rows, which integrate the cells out but need U in the chain: the work of what the two
+    do differently, in an iteration.
+    """
+    n = observed.shape[1]
+    missing = np.sum(~observed, axis=1, dtype=float)
+    if missing.max() > LARGEST_SCATTER * n or 8.0 * n * n > max(budget, PATTERN_BYTES):
+        return False
+    drawn = np.sum(n * missing**2 + missing**3 / 3 + 4.0 * n * missing)
+    in_groups = 4.0 * k * n * n
+    for mask, traits in group_patterns(observed, 1, budget):
+        size = float(mask.sum())
+        in_groups += 2.0 * (k + 2 * len(traits)) * size * size
+    return bool(drawn <= COST_OF_RANDOM * in_groups)
 
 
 @dataclass(frozen=True)
@@ -754,6 +795,7 @@ def _describe_groups(
     columns: list[str],
     latent: LatentTraits,
     order: np.ndarray,
+    scattered: bool,
 ) -> list[str]:
     lines = []
     n_imputed = sum(int(group.imputed.sum()) for group in groups)
@@ -761,6 +803,8 @@ def _describe_groups(
     if latent.links:
         kinds = ", ".join(f"{type(part.link.link).__name__} ({len(part.likelihood.traits)})" for part in latent.links)
         lines.append(f"links: {kinds}; {n_imputed} cell(s) of the latent traits are drawn in each iteration")
+    elif scattered:
+        lines.append(f"missing cells: {n_imputed} cell(s) are drawn, random effects integrated out")
     elif len(groups) > 1 or n_imputed or n_rows < cov.n:
         memory = sum(group.cov.nbytes for group in groups) / 2**20
         lines.append(

@@ -78,6 +78,13 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
     draw.draw_effect_scales(problem, state, rng)
     if problem.links:
         draw.draw_linked_traits(problem, state, pool, None if running is None else running.add_data)
+    elif problem.impute and problem.collapsed:
+        (group,), (streams,) = problem.groups, streams_of
+
+        def draw_cells(i: int) -> None:
+            draw.draw_scattered(problem, group, state, group.blocks[i], streams[i])
+
+        pool.run(draw_cells, range(len(group.blocks)))
     elif problem.impute:
         draw.draw_missing(problem, state, rng)
     state.iteration += 1
