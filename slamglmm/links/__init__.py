@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from .base import Likelihood, Link, Measurements, Parameters
+from .binomial import Bernoulli, Binomial
 from .censored import Censored
 from .combined import LinkChoice, LinkedColumns, assign_links, bind_links, kept_by_links
+from .counts import NegativeBinomial, Poisson
 from .data_scale import DataMoments, DataScale, ThresholdScale
 from .gaussian_weights import GaussianWeights
 from .identity import Identity
@@ -22,10 +24,16 @@ LINKS: dict[str, type[Link]] = {
     "probit": Probit,
     "ordinal": Ordinal,
     "censored": Censored,
+    "poisson": Poisson,
+    "negative_binomial": NegativeBinomial,
+    "binomial": Binomial,
+    "bernoulli": Bernoulli,
 }
 
 __all__ = [
     "LINKS",
+    "Bernoulli",
+    "Binomial",
     "Censored",
     "DataMoments",
     "DataScale",
@@ -36,8 +44,10 @@ __all__ = [
     "LinkChoice",
     "LinkedColumns",
     "Measurements",
+    "NegativeBinomial",
     "Ordinal",
     "Parameters",
+    "Poisson",
     "Probes",
     "Probit",
     "Regression",

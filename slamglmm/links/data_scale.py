@@ -179,15 +179,16 @@ class CountScale(DataScale):
 
     Attributes
     ----------
-    size : str or None
-        Parameter that is the size of a negative binomial; None is Poisson.
+    dispersion : str or float
+        Parameter that is the dispersion of a negative binomial, or its value; 0 is Poisson.
     """
 
-    size: str | None = None
+    dispersion: str | float = 0.0
 
     def moments(self, location: np.ndarray, variance: np.ndarray, parameters: Mapping[str, np.ndarray]) -> DataMoments:
         """See `count_moments`."""
-        return count_moments(location, variance, 0.0 if self.size is None else 1.0 / parameters[self.size])
+        dispersion = self.dispersion
+        return count_moments(location, variance, parameters[dispersion] if isinstance(dispersion, str) else dispersion)
 
 
 @dataclass(frozen=True)

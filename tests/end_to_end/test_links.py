@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
-from slamglmm.links import GaussianWeights
+from slamglmm.links import Binomial, GaussianWeights, NegativeBinomial, Poisson
 
 SHORT = {"n_factors": 2, "draws": 12, "burn": 10, "chains": 1, "seed": 5, "progress": False}
 
@@ -49,6 +49,57 @@ def test_weighted_data_recover_the_truth(truth):
     assert np.corrcoef(result.fitted().to_numpy()[~seen], truth.Y.to_numpy()[~seen])[0, 1] > 0.5
 
 
+def counts_of(truth, seed=2, dispersion=None):
+    """Counts around exp(1.5 + Y), with unequal effort."""
+    rng = np.random.default_rng(seed)
+    effort = rng.uniform(0.5, 2.0, len(truth.Y))
+    mean = effort[:, None] * np.exp(1.5 + truth.Y.to_numpy() - truth.Y.to_numpy().mean(axis=0))
+    noise = 1.0 if dispersion is None else rng.gamma(1 / dispersion, dispersion, mean.shape)
+    return pd.DataFrame(rng.poisson(mean * noise), columns=truth.Y.columns).astype(float), effort
+
+
+@pytest.mark.parametrize("kind", ["poisson", "negative_binomial", "binomial"])
+def test_counts_recover_the_truth(truth, kind):
+    rng = np.random.default_rng(4)
+    if kind == "binomial":
+        trials = rng.integers(5, 40, truth.Y.shape)
+        centred = (truth.Y - truth.Y.mean()).to_numpy()
+        Y = pd.DataFrame(rng.binomial(trials, 1 / (1 + np.exp(-centred))), columns=truth.Y.columns)
+        link = Binomial(trials)
+    else:
+        Y, effort = counts_of(truth, dispersion=0.1 if kind == "negative_binomial" else None)
+        link = Poisson(effort) if kind == "poisson" else NegativeBinomial(effort)
+    result = fit(truth, Y, link, n_factors=4, draws=300, burn=300)
+    assert np.corrcoef(off_diagonal(result.G()), off_diagonal(truth.truth["G"]["animal"]))[0, 1] > 0.9
+    assert np.corrcoef(off_diagonal(result.R()), off_diagonal(truth.truth["R"]))[0, 1] > 0.9
+    latent = truth.Y - truth.Y.mean()
+    fitted = result.fitted() - result.fitted().mean()
+    assert np.corrcoef(fitted.to_numpy().ravel(), latent.to_numpy().ravel())[0, 1] > 0.85
+    np.testing.assert_allclose(result.fixef().loc["x"], truth.truth["B"].loc["x"], atol=0.25)
+    if kind == "negative_binomial":
+        assert result.posterior["dispersion"].dims == ("chain", "draw", "trait")
+
+
+def test_kinds_in_another_order(truth):
+    """Gaussian and counts in one model: the columns of a kind, and the kinds, in another order."""
+    counts, effort = counts_of(truth)
+    Y = truth.Y.copy()
+    few = [f"trait{j}" for j in (2, 5, 6, 7)]
+    Y[few] = counts[few]
+    rest = [name for name in Y if name not in few]
+    options = {"n_factors": 4, "draws": 300, "burn": 300}
+    first = fit(truth, Y, [("gaussian", rest), (Poisson(effort), few)], **options)
+    second = fit(truth, Y[[*few[::-1], *rest]], [(Poisson(effort), few[::-1]), ("gaussian", rest)], **options)
+    assert list(first.traits) == list(Y.columns)
+    assert list(second.traits) == [*few[::-1], *rest]
+    G = first.G()
+    assert np.corrcoef(off_diagonal(G), off_diagonal(truth.truth["G"]["animal"]))[0, 1] > 0.9
+    # Chains of their own: equal up to Monte Carlo error.
+    np.testing.assert_allclose(second.G().loc[Y.columns, Y.columns], G, atol=0.35 * np.abs(G.to_numpy()).max())
+    assert np.corrcoef(off_diagonal(second.G().loc[Y.columns, Y.columns]), off_diagonal(G))[0, 1] > 0.98
+    np.testing.assert_allclose(second.fixef()[Y.columns], first.fixef(), atol=0.2)
+
+
 def same(first, second):
     assert set(first.posterior) == set(second.posterior)
     for name in first.posterior:
@@ -60,13 +111,17 @@ def link_of(kind, weights):
     part = pd.DataFrame(weights[:, :4], columns=genes)
     return {
         "gaussian_weights": GaussianWeights(weights),
+        "negative_binomial": NegativeBinomial(0.1 + weights.mean(axis=1)),
         "combined": [(GaussianWeights(part), genes), ("gaussian", [f"trait{j}" for j in range(5, 9)])],
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["gaussian_weights", "combined"])
+@pytest.mark.parametrize("kind", ["gaussian_weights", "negative_binomial", "combined"])
 def test_one_run_extended_saved_and_threaded(truth, tmp_path, kind):
     Y, weights = noisy(truth)
+    weights[np.isinf(weights)] = 3.0
+    if kind == "negative_binomial":
+        Y = counts_of(truth)[0].where(Y.notna())
     link = link_of(kind, weights)
     whole = fit(truth, Y, link)
     part = fit(truth, Y, link, draws=5, n_threads=2)

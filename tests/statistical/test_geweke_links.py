@@ -9,7 +9,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from slamglmm.links import Censored, GaussianWeights, Ordinal, Probit, pseudo, thresholds
+from slamglmm.links import (
+    Bernoulli,
+    Binomial,
+    Censored,
+    GaussianWeights,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    Probit,
+    counts,
+    pseudo,
+    thresholds,
+)
 from slamglmm.links import gaussian_weights as gaussian_weights_module
 from slamglmm.priors import Infinite, PrecisionPrior, Priors
 from tests.reference.geweke import joint_test
@@ -42,11 +54,18 @@ CASES = {
     "probit": (Probit(), np.add.outer(np.arange(N), np.arange(3)) % 2),
     "ordinal": (Ordinal(categories=[1, 2, 3, 5], cut_sd=1.0), 1 + np.add.outer(np.arange(N), np.arange(3)) % 3),
     "censored": (EveryCellDrawn(left=-0.4, right={"y2": 0.7, "y3": 0.2}), RNG.standard_normal((N, 3))),
+    "poisson": (Poisson(np.linspace(0.5, 4.0, N)), RNG.poisson(4.0, (N, 3))),
+    "negative_binomial": (NegativeBinomial(np.linspace(1.0, 6.0, N), prior=(0.3, 0.8)), RNG.poisson(5.0, (N, 3))),
+    "binomial": (Binomial(np.arange(1, N + 1)), RNG.binomial(np.arange(1, N + 1), 0.5, (3, N)).T),
+    "bernoulli": (Bernoulli(), np.tile([0, 1, 1], (N, 1)) ^ (np.arange(N) % 2)[:, None]),
 }
 
 
 # What others in this file cover as well, in the run of every day.
-SLOW = {"probit", "law of the cut points", "eta within its category"}
+SLOW = {
+    *("probit", "binomial", "bernoulli"),
+    *("law of the cut points", "eta within its category", "size of a negative binomial", "prior of the dispersion"),
+}
 
 
 def slow(name):
@@ -67,18 +86,30 @@ def make(case):
     return problem
 
 
-def run(problem, seed):
-    return joint_test(problem, chains=150, length=50, draws=4000, seed=seed)
+def run(problem, seed, chains=100, length=30, draws=3000):
+    return joint_test(problem, chains=chains, length=length, draws=draws, seed=seed)
+
+
+# Moves slowly from where chains start.
+LONGER = {"prior of the dispersion"}
 
 
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
 @pytest.mark.parametrize("case", [slow(case) if case in SLOW else case for case in CASES])
 def test_iteration_keeps_the_joint_law(case):
-    check(run(make(case), list(case.encode())), 149)
+    check(run(make(case), list(case.encode())), 99)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_iteration_keeps_the_joint_law_long(case):
+    """Errors a fourth as large."""
+    check(run(make(case), list(f"long {case}".encode()), chains=400, length=120, draws=30_000), 399)
 
 
 def plant_model_precision(patch):
-    """Eta with the model's total precision in place of that given U."""
+    """Eta with half the model's precision."""
 
     def wrong(eta, weighted, weights, mean, prec, rng):
         pseudo.draw_given_pseudo(eta, weighted, weights, mean, 0.5 * prec, rng)
@@ -102,10 +133,36 @@ def plant_low_end(patch):
     patch.setattr(thresholds, "draw_truncated_normal", lambda *bounds: np.minimum(right(*bounds), right(*bounds)))
 
 
+def plant_offset(patch):
+    """Poisson cells without their size factors."""
+    right = counts.draw_poisson_eta
+    patch.setattr(counts, "draw_poisson_eta", lambda y, offset, *rest: right(y, 0 * offset, *rest))
+
+
+def plant_size(patch):
+    """Negative binomial cells with too many failures."""
+    right = counts.draw_binomial_eta
+    patch.setattr(counts, "draw_binomial_eta", lambda y, size, *rest: right(y, size + 0.5 * y, *rest))
+
+
+def plant_dispersion(patch):
+    """The dispersion's steps without its prior."""
+    right = counts.sum_negative_binomial
+
+    def wrong(y, log_mean, shape, out):
+        right(y, log_mean, shape, out)
+        out += 0.5 * ((np.log(shape) + np.log(0.3)) / 0.8) ** 2
+
+    patch.setattr(counts, "sum_negative_binomial", wrong)
+
+
 PLANTED = {
     "precision of eta": (plant_model_precision, "gaussian_weights"),
     "law of the cut points": (plant_narrow_cuts, "ordinal"),
     "eta within its category": (plant_low_end, "probit"),
+    "size factors": (plant_offset, "poisson"),
+    "size of a negative binomial": (plant_size, "negative_binomial"),
+    "prior of the dispersion": (plant_dispersion, "negative_binomial"),
 }
 
 
@@ -116,4 +173,4 @@ def test_planted_errors_are_found(error, monkeypatch):
     problem = make(case)
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="beyond"):
-        check(run(problem, 1), 149)
+        check(run(problem, 1, length=120 if error in LONGER else 30), 99)

@@ -1,0 +1,138 @@
+"""Counts of successes in a known number of trials, through the logit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, gammaln
+
+from .._kernels.counts import draw_binomial_eta
+from ..errors import DataError, OptionError, shortlist
+from .base import Likelihood, Link, Measurements, Parameters
+from .counts import check_counts
+from .data_scale import DataScale, LogitScale
+from .log_concave import draw_cells
+
+
+@dataclass(frozen=True, eq=False)
+class Binomial(Link):
+    """``y_ij ~ Binomial(trials_ij, 1 / (1 + exp(-eta_ij)))``.
+
+    Parameters
+    ----------
+    trials : number, array or DataFrame
+        One for each row of the data or for each cell; 0 is the same as a missing count.
+    """
+
+    trials: Any = field(repr=False)
+
+    def prepare(self, data: Measurements) -> BinomialLikelihood:
+        """Start between the trait's logit and that of the cell, by what its trials are worth."""
+        return _lay_out(data, self.trials)
+
+
+@dataclass(frozen=True)
+class Bernoulli(Link):
+    """``y_ij`` is 1 with probability ``1 / (1 + exp(-eta_ij))``, otherwise 0."""
+
+    def prepare(self, data: Measurements) -> BinomialLikelihood:
+        """As for `Binomial` with one trial."""
+        values = data.by_column
+        bad = ~np.isnan(values) & (values != 0) & (values != 1)
+        if bad.any():
+            j, i = np.argwhere(bad)[0]
+            raise DataError(
+                f"link='bernoulli' takes 0 and 1, but '{data.columns[j]}' has {values[j, i]:g} in row {data.rows[i]} "
+                "(counted from 0). Counts of several trials need slamglmm.links.Binomial(trials)."
+            )
+        return _lay_out(data, 1.0)
+
+
+def _lay_out(data: Measurements, option: Any) -> BinomialLikelihood:
+    y, trials = data.by_column, data.by_cell("trials", option)
+    check_counts(y, data.columns, data.rows)
+    seen = ~np.isnan(y)
+    if np.isnan(trials[seen]).any() or (trials[seen] < 0).any() or (trials[seen] != np.floor(trials[seen])).any():
+        raise OptionError("trials: expected whole numbers of at least 0 in every cell that has a count.")
+    over = seen & (y > trials)
+    if over.any():
+        j, i = np.argwhere(over)[0]
+        raise DataError(
+            f"{int(over.sum())} cell(s) have more successes than trials (first: {y[j, i]:g} of {trials[j, i]:g} for "
+            f"'{data.columns[j]}' in row {data.rows[i]}, counted from 0). The response is the number of successes."
+        )
+    seen &= trials > 0
+    y, trials = np.where(seen, y, np.nan), np.where(seen, trials, 0.0)
+    successes = np.where(seen, y, 0.0)
+    n_trials = trials.sum(axis=1)
+    flat = (successes.sum(axis=1) == 0) | (successes.sum(axis=1) == n_trials)
+    if flat.any():
+        raise DataError(
+            f"trait(s) {shortlist(np.array(data.columns)[flat])} have only successes or only failures. Leave them out."
+        )
+    share = successes.sum(axis=1) / n_trials
+    unit = share * (1.0 - share)
+    # E (y - N m)^2 = N m (1-m) + N (N-1) (m (1-m))^2 v to first order, for a latent variance v.
+    scatter = (np.where(seen, (successes - trials * share[:, None]) ** 2, 0.0)).sum(axis=1) - n_trials * unit
+    pairs = (trials * (trials - 1.0)).sum(axis=1) * unit**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.where(pairs > 0, scatter / pairs, 1.0)
+    noise = 1.0 / (n_trials / seen.sum(axis=1) * unit)
+    variance = np.clip(variance, np.where(pairs > 0, 0.05 * noise, 0.0), 4.0)
+    center = np.log(share / (1.0 - share))
+    offset = np.broadcast_to(data.offset, y.shape)
+    guess = np.log((successes + 0.5) / (trials - successes + 0.5)) - offset
+    worth = variance[:, None] / (variance[:, None] + 1.0 / np.maximum(trials * unit[:, None], 0.1))
+    start = center[:, None] + np.where(seen, worth * (guess - center[:, None]), 0.0)
+    known = np.zeros_like(seen)
+    return BinomialLikelihood(data.columns, start, known, seen, center, np.sqrt(variance), y, trials, offset)
+
+
+@dataclass(frozen=True)
+class BinomialLikelihood(Likelihood):
+    """Successes y of a number of trials.
+
+    Attributes
+    ----------
+    y : ndarray, shape (p, n)
+        NaN where missing.
+    trials, offset : ndarray, shape (p, n)
+    """
+
+    y: np.ndarray
+    trials: np.ndarray
+    offset: np.ndarray
+
+    def draw(
+        self,
+        eta: np.ndarray,
+        mean: np.ndarray,
+        prec: np.ndarray,
+        parameters: Parameters,
+        traits: slice,
+        rng: np.random.Generator,
+    ) -> None:
+        """Each cell from its conditional law; eq. LINK-4."""
+        data = (self.y[traits], self.trials[traits], self.offset[traits])
+        draw_cells(draw_binomial_eta, data, self.informative[traits], eta, mean, prec, rng)
+
+    def data_scales(self) -> tuple[DataScale, ...]:
+        """The proportion of successes, of one trial."""
+        return (LogitScale(),) * len(self.traits)
+
+    def log_density(self, eta: np.ndarray, parameters: Parameters) -> np.ndarray:
+        """Binomial log probability."""
+        y, trials, logit = self.y, self.trials, eta + self.offset
+        ways = gammaln(trials + 1.0) - gammaln(y + 1.0) - gammaln(trials - y + 1.0)
+        return ways + y * logit - trials * np.logaddexp(0.0, logit)
+
+    def simulate(self, eta: np.ndarray, parameters: Parameters, rng: np.random.Generator) -> np.ndarray:
+        """Binomial counts."""
+        successes = rng.binomial(self.trials.astype(np.int64), expit(eta + self.offset))
+        return np.where(self.informative, successes, np.nan)
+
+    def with_data(self, data: np.ndarray) -> BinomialLikelihood:
+        """Other successes."""
+        return replace(self, y=data)
