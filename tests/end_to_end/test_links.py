@@ -97,7 +97,10 @@ def test_kinds_in_another_order(truth):
     # Chains of their own: equal up to Monte Carlo error.
     np.testing.assert_allclose(second.G().loc[Y.columns, Y.columns], G, atol=0.35 * np.abs(G.to_numpy()).max())
     assert np.corrcoef(off_diagonal(second.G().loc[Y.columns, Y.columns]), off_diagonal(G))[0, 1] > 0.98
-    np.testing.assert_allclose(second.fixef()[Y.columns], first.fixef(), atol=0.2)
+    # Intercepts share their level with the factors and mix slowly; what is fitted does not.
+    np.testing.assert_allclose(second.fixef().loc["x", Y.columns], first.fixef().loc["x"], atol=0.1)
+    distance = (second.fitted()[Y.columns] - first.fitted()).abs()
+    assert np.all(distance.max() < 0.4 * first.fitted().std())
 
 
 def same(first, second):
