@@ -117,9 +117,9 @@ Licence  GPL (>= 2) (that of lme4)."""
 _DIETOX = """\
 Growth of 72 pigs from 21 litters in a 3 x 3 trial of vitamin E and copper, weighed every week for 12 weeks.
 
-frame    861 rows: Pig (categorical), Evit (categorical: vitamin E, 0, 100 or 200 mg in a kg of feed), Cu (categorical: copper,
-         0, 35 or 175 mg), Litter (categorical), Start (weight in the first week, kg), Weight (kg), Feed (feed taken since the
-         first week, kg; missing there), Time (week, 1 to 12). Three pigs have no record of week 12.
+frame    861 rows: Pig (categorical), Evit (categorical: vitamin E, 0, 100 or 200 mg in a kg of feed), Cu (categorical:
+         copper, 0, 35 or 175 mg), Litter (categorical), Start (weight in the first week, kg), Weight (kg), Feed (feed
+         taken since the first week, kg; missing there), Time (week, 1 to 12). Three pigs have no record of week 12.
 
 Source   Lauridsen, Hojsgaard and Sorensen (1999) Journal of Animal Science 77:906-916.
          Taken from `dietox` of the R package geepack 1.3.9.
