@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,10 +29,10 @@ class Regression(Link):
 
     Parameters
     ----------
-    formula : str
-        Measured traits, and the basis of their curves: ``"height + weight ~ bs(age, df=5)"``. Any fixed effects of the
-        grammar; `bs_diff` gives splines whose roughness is shrunk, ``0 + cc(day, df=5)`` and ``bs_diff(day, df=5,
-        periodic=True)`` periodic ones.
+    formula : str or sequence of str
+        Measured traits, and the basis of their curves: ``"height + weight ~ bs(age, df=5)"``, or ``["height ~ bs(age,
+        df=5)", "teeth ~ age"]``. Any fixed effects of the grammar; `bs_diff` gives splines whose roughness is shrunk,
+        ``0 + cc(day, df=5)`` and ``bs_diff(day, df=5, periodic=True)`` periodic ones.
     data : DataFrame
         Long format: one row for each time an individual was measured; NaN in a trait that was not.
     individual : str
@@ -44,7 +45,7 @@ class Regression(Link):
         Individuals of the rows of the frame; `slamglmm.slam` looks them up.
     """
 
-    formula: str
+    formula: str | Sequence[str]
     data: Any = field(repr=False)
     individual: str
     noise_V: float = 0.05
@@ -59,42 +60,45 @@ class Regression(Link):
             raise OptionError(
                 f"Regression: expected noise_V > 0 and noise_nu > 1, got {self.noise_V!r} and {self.noise_nu!r}."
             )
-        self.design  # noqa: B018 (mistakes in the formula are told where it was written)
+        twice = [name for name, count in Counter(self._measured).items() if count > 1]
+        if twice:
+            raise OptionError(
+                f"Regression: more than one formula measures {shortlist(twice)}. Give each trait one basis."
+            )
 
     @cached_property
-    def design(self) -> Design:
-        """Basis and measured traits, one row for each row of `data` with a time."""
-        made = design(self.formula, self.data)
-        if made.terms or made.offset is not None:
-            raise OptionError(
-                f"Regression({self.formula!r}): expected a basis only, such as 'height ~ bs(age, df=5)'. Random "
-                "effects and offsets belong in the formula of the model, where they act on the coefficients."
-            )
-        if made.Y is None:
-            raise OptionError(
-                f"Regression({self.formula!r}): no measured trait. Write it left of '~': 'height ~ bs(age, df=5)'."
-            )
-        return made
+    def designs(self) -> tuple[Design, ...]:
+        """Basis and measured traits of each formula, one row for each row of `data` with a time."""
+        formulas = (self.formula,) if isinstance(self.formula, str) else tuple(self.formula)
+        return tuple(_read_formula(formula, self.data) for formula in formulas)
+
+    @property
+    def _measured(self) -> list[str]:
+        return [str(name) for made in self.designs for name in made.traits]
 
     @cached_property
-    def measured(self) -> pd.Series:
-        """Individual of each row of the design."""
-        column = take_columns(open_frame(self.data), [self.individual], "measurements")[self.individual].iloc[
-            self.design.rows
-        ]
-        if column.isna().any():
+    def _owners(self) -> np.ndarray:
+        """Individual of each row of `data`."""
+        owners = take_columns(open_frame(self.data), [self.individual], "measurements")[self.individual]
+        used = np.unique(np.concatenate([made.rows for made in self.designs]))
+        nobody = int(owners.iloc[used].isna().sum())
+        if nobody:
             raise DataError(
-                f"Regression: column '{self.individual}' is missing in {int(column.isna().sum())} row(s) of the "
-                "measurements. Say whose they are, or drop them."
+                f"Regression: column '{self.individual}' is missing in {nobody} row(s) of the measurements. Say whose "
+                "they are, or drop them."
             )
-        return column
+        return np.asarray(owners)
 
-    @cached_property
-    def times(self) -> pd.DataFrame:
-        """Individual and predictors of each row of the design, individuals together."""
-        wanted = list(dict.fromkeys((self.individual, *self.design.recipe.fixed.needed)))
-        table = take_columns(open_frame(self.data), wanted, "measurements").iloc[self.design.rows]
-        return table.sort_values(wanted, ignore_index=True)
+    def times(self, made: Design) -> pd.DataFrame:
+        """Individual and predictors of each row of one of the designs, individuals together.
+
+        Parameters
+        ----------
+        made : Design
+        """
+        wanted = list(dict.fromkeys((self.individual, *made.recipe.fixed.needed)))
+        table = take_columns(open_frame(self.data), wanted, "measurements").iloc[made.rows]
+        return table.assign(**{self.individual: self._owners[made.rows]}).sort_values(wanted, ignore_index=True)
 
     def bind(self, frame: Any) -> Regression:
         """Look up the individuals of the frame that the model's formula is about.
@@ -110,7 +114,7 @@ class Regression(Link):
         """
         opened = open_frame(frame)
         if self.individual in opened.columns:
-            labels = pd.Index(take_columns(opened, [self.individual])[self.individual])
+            labels = pd.Index(np.asarray(take_columns(opened, [self.individual])[self.individual]))
         elif isinstance(opened, pd.DataFrame) and opened.index.name == self.individual:
             labels = opened.index
         else:
@@ -123,7 +127,7 @@ class Regression(Link):
                 f"Regression: data has more than one row for {shortlist(labels[labels.duplicated()].unique())} of "
                 f"'{self.individual}'. Give one row for each individual; repeated measurements go into the link."
             )
-        lost = pd.Index(self.measured.unique()).difference(labels)
+        lost = pd.Index(self._owners[np.concatenate([made.rows for made in self.designs])]).unique().difference(labels)
         if len(lost):
             raise DataError(
                 f"Regression: {len(lost)} individual(s) with measurements are not in data: {shortlist(lost)}. Add them "
@@ -145,35 +149,53 @@ class Regression(Link):
             )
         if data.offset.any():
             raise OptionError("Regression: an offset would act on every coefficient. Leave it out.")
-        codes = self.individuals[data.rows].get_indexer(pd.Index(self.measured))
-        here = codes >= 0
-        records = Records(self.design.X.to_numpy()[here], codes[here].astype(np.intp), len(data.rows))
-        assert self.design.Y is not None
-        values = np.ascontiguousarray(self.design.Y.to_numpy()[here].T)
-        measured = tuple(str(name) for name in self.design.Y.columns)
-        curves, starts = [], []
-        for name, y in zip(measured, values, strict=True):
-            seen = ~np.isnan(y)
-            own = records.take(seen)
-            _check_basis(name, own.X, list(self.design.X.columns))
-            grams, which = own.grams()
-            starts.append(start_curves(own, grams, which, y[seen], name))
-            curves.append(Curves.around(own, seen, CrossProducts.of(grams, which), starts[-1].eta, y[seen]))
+        codes = self.individuals[data.rows].get_indexer(pd.Index(self._owners))
+        values, traits = [], []
+        curves: list[Curves] = []
+        starts: list[CurveStart] = []
+        for made in self.designs:
+            assert made.Y is not None
+            for name, column in made.Y.items():
+                y = np.full(len(codes), np.nan)
+                y[made.rows] = np.where(codes[made.rows] >= 0, column.to_numpy(), np.nan)
+                seen = ~np.isnan(y)
+                records = Records(made.X.to_numpy()[seen[made.rows]], codes[seen].astype(np.intp), len(data.rows))
+                _check_basis(str(name), records.X, list(made.X.columns))
+                grams, which = records.grams()
+                starts.append(start_curves(records, grams, which, y[seen], str(name)))
+                products = CrossProducts.of(grams, which)
+                curves.append(Curves.around(records, seen, products, starts[-1].eta, y[seen]))
+                values.append(y)
+                traits += [f"{name}[{part}]" for part in made.short_names]
         eta = np.concatenate([start.eta for start in starts])
         return CurveLikelihood(
-            traits=tuple(f"{name}[{column}]" for name in measured for column in self.design.short_names),
+            traits=tuple(traits),
             start=eta,
             known=np.zeros(eta.shape, dtype=bool),
             informative=np.ones(eta.shape, dtype=bool),
             center=np.concatenate([start.center for start in starts]),
             scale=np.concatenate([start.scale for start in starts]),
-            measured=measured,
-            values=values,
+            measured=tuple(self._measured),
+            values=np.array(values),
             curves=tuple(curves),
             noise_shape=self.noise_nu - 1.0,
             noise_rate=np.array([self.noise_nu * self.noise_V * start.spread for start in starts]),
             first_noise=np.array([start.noise_var for start in starts]),
         )
+
+
+def _read_formula(formula: str, data: Any) -> Design:
+    made = design(formula, data)
+    if made.terms or made.offset is not None:
+        raise OptionError(
+            f"Regression({formula!r}): expected a basis only, such as 'height ~ bs(age, df=5)'. Random effects and "
+            "offsets belong in the formula of the model, where they act on the coefficients."
+        )
+    if made.Y is None:
+        raise OptionError(
+            f"Regression({formula!r}): no measured trait. Write it left of '~', as in 'height ~ bs(age, df=5)'."
+        )
+    return made
 
 
 def _check_basis(trait: str, X: np.ndarray, names: Sequence[str]) -> None:
@@ -205,10 +227,6 @@ class Records:
     X: np.ndarray
     codes: np.ndarray
     n: int
-
-    def take(self, kept: np.ndarray) -> Records:
-        """Some of the records of the same individuals."""
-        return replace(self, X=self.X[kept], codes=self.codes[kept])
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """``X_i' v_i`` of each individual, shape (b, n)."""
@@ -373,8 +391,8 @@ class CurveLikelihood(Likelihood):
 
     def _parts(self) -> list[slice]:
         """Latent traits of each measured trait."""
-        b = len(self.traits) // len(self.curves)
-        return [slice(t * b, (t + 1) * b) for t in range(len(self.curves))]
+        stops = np.cumsum([len(of.reference) for of in self.curves])
+        return [slice(int(stop) - len(of.reference), int(stop)) for of, stop in zip(self.curves, stops, strict=True)]
 
 
 # -- start ----------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class CurveBasis:
         if (codes < 0).any():
             raise DataError(
                 f"curves: the fit has no individual {shortlist(wanted[codes < 0].unique())}. New individuals have the "
-                "curve of their predicted coefficients: fit.predict(newdata) times link.design.new(times).X."
+                "curve of their predicted coefficients: fit.predict(newdata) times fit.curve_bases[0].at(times)."
             )
         if named:
             return codes, np.arange(len(newdata))

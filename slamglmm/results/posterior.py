@@ -75,7 +75,7 @@ class SlamResult(Result):
     factor_design : Design or None
         Fixed effects of the factors; ``posterior["B_factor"]`` (fixef_factor, factor) has the coefficients.
     curve_bases : tuple of CurveBasis
-        For `curves`, one for each link `slamglmm.links.Regression`.
+        For `curves`, one for each formula of a link `slamglmm.links.Regression`.
     trait_design : Design or None
         Covariates of the traits; ``posterior["loading_effects"]`` (trait_covariate, factor) has their effects.
     data_scales : tuple of TraitScale or None

@@ -46,7 +46,7 @@ def prepared(rng, formula="height + weight ~ poly(t, 2)", frame=None, **options)
 def by_individual(link, trait, n=N):
     """Basis and measurements of each individual, straight from the long data."""
     data = link.data
-    X = link.design.X.to_numpy()
+    X = link.designs[0].X.to_numpy()
     for i in range(n):
         rows = ((data["id"] == f"i{i}") & data[trait].notna()).to_numpy()
         yield X[rows], data[trait].to_numpy()[rows]
@@ -218,9 +218,9 @@ def test_names_of_the_latent_traits():
         "weight[poly2]",
     )
     link = Regression("height ~ bs(t, df=3)", long_data(rng), individual="id")
-    assert link.design.short_names == ("Intercept", "bs1", "bs2", "bs3")
+    assert link.designs[0].short_names == ("Intercept", "bs1", "bs2", "bs3")
     two = Regression("height ~ 0 + poly(t, 2) + poly(log(t + 1), 2)", long_data(rng), individual="id")
-    assert two.design.short_names[0] == "poly(t, 2)[1]"  # short names would not be unique
+    assert two.designs[0].short_names[0] == "poly(t, 2)[1]"  # short names would not be unique
 
 
 def test_rows_are_matched_by_individual():

@@ -84,7 +84,7 @@ def test_curves_are_the_basis_times_the_draws(small, fitted):
     assert list(table.columns) == ["trait", small.individual, "time", "mean", "sd", "lower", "upper"]
     assert len(table) == 2 * 32 * 3
     link = sg.links.Regression(small.curve, small.long, individual=small.individual)
-    X = link.design.new(times).X.to_numpy()
+    X = link.designs[0].new(times).X.to_numpy()
     names = [f"weight[{name}]" for name in ("Intercept", "poly1", "poly2")]
     eta = fitted.posterior["Eta"].sel(trait=names).to_numpy().reshape(12, 32, 3)
     who = small.frame[small.individual].iloc[7]
@@ -105,7 +105,7 @@ def test_variances_of_curves(small, fitted):
     """x'Gx and x'Rx from draws of the whole matrices."""
     times = pd.DataFrame({"time": [2.0, 7.0]})
     table = fitted.curve_variances(times, prob=0.8).set_index(["trait", "term"])
-    X = sg.links.Regression(small.curve, small.long, individual=small.individual).design.new(times).X.to_numpy()
+    X = sg.links.Regression(small.curve, small.long, individual=small.individual).designs[0].new(times).X.to_numpy()
     of_terms = {}
     for term in (small.individual, "Residual"):
         whole = fitted.covariance_draws(term).to_numpy().reshape(12, 6, 6)[:, 3:, 3:]
@@ -142,16 +142,21 @@ def test_curves_beside_other_traits(small):
 
 
 def test_a_basis_for_each_trait(small):
-    """Two links with long data of their own; parameters of the same name keep their labels."""
-    links = [
-        (sg.links.Regression(f"{trait} ~ {basis}", small.long, individual=small.individual), [])
-        for trait, basis in (("height", "poly(time, 2)"), ("weight", "0 + time"))
-    ]
-    result = sg.slam(small.formula, small.frame, relmat=small.relmat, link=links, **SHORT)
-    assert list(result.traits) == ["height[Intercept]", "height[poly1]", "height[poly2]", "weight[time]"]
-    assert set(result.curves({"time": [3.0]})["trait"]) == {"height", "weight"}
-    labels = [list(result.posterior[f"noise_var_{i}"].coords.values())[-1].to_numpy() for i in (1, 2)]
-    assert [list(of) for of in labels] == [["height"], ["weight"]]
+    """Several formulas in a link, or links with long data of their own whose parameters keep their labels."""
+    formulas = ["height ~ poly(time, 2)", "weight ~ 0 + time"]
+    one = sg.links.Regression(formulas, small.long, individual=small.individual)
+    two = [(sg.links.Regression(formula, small.long, individual=small.individual), []) for formula in formulas]
+    together, apart = (
+        sg.slam(small.formula, small.frame, relmat=small.relmat, link=link, **SHORT) for link in (one, two)
+    )
+    for result in (together, apart):
+        assert list(result.traits) == ["height[Intercept]", "height[poly1]", "height[poly2]", "weight[time]"]
+        assert set(result.curves({"time": [3.0]})["trait"]) == {"height", "weight"}
+    assert list(together.posterior["measured"]) == ["height", "weight"]
+    assert list(apart.posterior["measured"]) == ["height"]
+    assert list(apart.posterior["measured_noise_var_2"]) == ["weight"]
+    with pytest.raises(OptionError, match="more than one formula measures 'height'"):
+        sg.links.Regression(formulas[:1] * 2, small.long, individual=small.individual)
 
 
 def test_rows_without_covariates_drop_out(small):

@@ -239,8 +239,9 @@ def _curve_bases(problem: Problem, design: Design) -> Iterator[CurveBasis]:
         if isinstance(link, Regression):
             assert link.individuals is not None
             individuals = link.individuals[design.rows]
-            times = link.times[link.times[link.individual].isin(individuals)]
-            yield CurveBasis(link.design, link.individual, individuals, times)
+            for made in link.designs:
+                times = link.times(made)
+                yield CurveBasis(made, link.individual, individuals, times[times[link.individual].isin(individuals)])
 
 
 def _data_scales(problem: Problem) -> tuple[TraitScale | None, ...]:
