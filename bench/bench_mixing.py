@@ -88,12 +88,12 @@ def shares_given_tau(problem, state, block, forms, logdet, n_rows, rng):
 def factor_shares_given_kappa(problem, state, residual, rng):
     """kappa given the share, then the share given kappa."""
     cov, prior = problem.factor_cov, problem.priors.factor
-    forms = cov.quadratic_forms(residual)
+    forms = cov.quadratic_forms(residual.common)
     rows = np.arange(len(forms))
     rate = prior.rate + 0.5 * forms[rows, state.gamma]
     state.kappa[:] = rng.standard_gamma(prior.shape + 0.5 * cov.n, len(rows)) / rate
     state.gamma[:] = _points(problem.log_prior_factors - 0.5 * cov.logdet - 0.5 * state.kappa[:, None] * forms, rng)
-    return forms[rows, state.gamma]
+    return cov.turn(residual.common, state.gamma), forms[rows, state.gamma]
 
 
 def _points(log_mass, rng):

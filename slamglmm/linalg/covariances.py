@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
+from ..errors import DataError
 from .families import RandomEffect, find_families
 from .replicates import compress_replicates
 from .rotation import Blocks, Permutation, Rotation, Step, joint_eigenbasis, symmetric_eigen
-from .threads import BlockPool
+from .threads import BlockPool, memory_size
 
 # Relative size below which an eigenvalue counts as zero.
 RANK_TOLERANCE = 1e-10
@@ -84,43 +86,35 @@ class Covariances:
         outside = np.full(self.n - self.rank, 1.0 / self.residual_share[point]) if self.rank < self.n else ()
         return np.concatenate((self.weights[point], outside))
 
-    def coordinates(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Each row in the basis of its grid point, inside."""
-        return self._turn_inside(common[:, : self.rank], points, inverse=False)
+    def turn(self, common: np.ndarray, points: np.ndarray) -> TurnedRows:
+        """Each row in the basis of its grid point."""
+        return TurnedRows(self, common, points, self._turn_inside(common[:, : self.rank], points, inverse=False))
 
     def from_coordinates(self, coordinates: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Inverse of `coordinates`, shape (c, rank)."""
+        """From the basis of each row's grid point to common coordinates, inside; shape (c, rank)."""
         return self._turn_inside(coordinates, points, inverse=True)
+
+    @cached_property
+    def points_of(self) -> tuple[np.ndarray, ...]:
+        """Grid points of each basis."""
+        return tuple(np.flatnonzero(self.basis == a) for a in range(max(1, len(self.inner))))
 
     def quadratic_forms(self, common: np.ndarray) -> np.ndarray:
         """``e' V_g^-1 e`` of each row at every grid point, shape (c, n_points); one matrix product per basis."""
         out = np.empty((len(common), len(self.basis)))
-        inside = common[:, : self.rank]
-        for a, turn in enumerate(self.inner or (Blocks(()),)):
-            squares = turn.forward(inside)
-            squares *= squares
-            on_basis = np.flatnonzero(self.basis == a) if self.inner else slice(None)
-            out[:, on_basis] = squares @ self.weights[on_basis].T
-        if self.rank < self.n:
-            out += np.divide.outer(self.sum_outside(common, common), self.residual_share)
-        return out
+        for a, points in enumerate(self.points_of):
+            out[:, points] = self.forms_inside(self.in_basis(common, a), points)
+        return self.add_outside(common, out)
 
-    def own_forms(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """``e' V_g^-1 e`` of each row at its own grid point, shape (c,)."""
-        coordinates = self.coordinates(common, points)
-        forms = np.einsum("ij,ij,ij->i", coordinates, coordinates, self.weights[points])
+    def forms_inside(self, coordinates: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Quadratic forms of coordinates in one basis at grid points of this basis."""
+        return (coordinates * coordinates) @ self.weights[points].T
+
+    def add_outside(self, common: np.ndarray, forms: np.ndarray) -> np.ndarray:
+        """Add to quadratic forms at all grid points, in place, what lies outside."""
         if self.rank < self.n:
-            forms += self.sum_outside(common, common) / self.residual_share[points]
+            forms += np.divide.outer(self.sum_outside(common, common), self.residual_share)
         return forms
-
-    def solve(self, common: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """``V_g^-1 e`` of each row at its own grid point, shape (c, n)."""
-        inside = self.from_coordinates(self.coordinates(common, points) * self.weights[points], points)
-        if self.rank == self.n:
-            return inside
-        out = common / self.residual_share[points][:, None]
-        out[:, : self.rank] = inside
-        return out
 
     def grams(
         self, common: np.ndarray, by_basis: dict[int, np.ndarray], points: np.ndarray, pool: BlockPool
@@ -152,6 +146,74 @@ class Covariances:
             members = np.flatnonzero(bases == a)
             turn = self.inner[a].back if inverse else self.inner[a].forward
             out[members] = turn(rows[members])
+        return out
+
+
+@dataclass
+class TurnedRows:
+    """Rows, each with its coordinates in the basis of a grid point of its own.
+
+    Attributes
+    ----------
+    cov : Covariances
+    common : ndarray, shape (c, n)
+        In common coordinates.
+    points : ndarray of int, shape (c,)
+        Grid points.
+    coordinates : ndarray, shape (c, rank)
+        In the bases of these points, inside.
+    """
+
+    cov: Covariances
+    common: np.ndarray
+    points: np.ndarray
+    coordinates: np.ndarray
+    _tried: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        # Not the state's own array, which is about to change.
+        self.points = self.points.copy()
+
+    def forms(self, rays: np.ndarray) -> np.ndarray:
+        """``e' V_g^-1 e`` at the grid points of some rays and of each row's own, infinite at others, (c, n_points).
+
+        With one basis at every grid point, whatever the rays.
+        """
+        cov = self.cov
+        if not cov.inner:
+            return cov.quadratic_forms(self.common)
+        out = np.full((len(self.common), len(cov.basis)), np.inf)
+        for a in rays:
+            self._tried[a] = cov.in_basis(self.common, a)
+            out[:, cov.points_of[a]] = cov.forms_inside(self._tried[a], cov.points_of[a])
+        own = cov.basis[self.points]
+        for a in np.setdiff1d(own, rays):
+            members = np.flatnonzero(own == a)
+            out[np.ix_(members, cov.points_of[a])] = cov.forms_inside(self.coordinates[members], cov.points_of[a])
+        return cov.add_outside(self.common, out)
+
+    def at(self, points: np.ndarray) -> TurnedRows:
+        """The same rows at other grid points, on the ray they are on or on one whose forms were asked for."""
+        if not self.cov.inner:
+            return replace(self, points=points)
+        coordinates, bases = self.coordinates.copy(), self.cov.basis[points]
+        for a, turned in self._tried.items():
+            members = np.flatnonzero(bases == a)
+            coordinates[members] = turned[members]
+        return TurnedRows(self.cov, self.common, points, coordinates)
+
+    def scaled(self, c: np.ndarray) -> TurnedRows:
+        """Each row times a number."""
+        return TurnedRows(self.cov, self.common * c[:, None], self.points, self.coordinates * c[:, None])
+
+    def solve(self) -> np.ndarray:
+        """``V_g^-1 e`` of each row at its own grid point, in common coordinates, shape (c, n)."""
+        cov, points = self.cov, self.points
+        inside = cov.from_coordinates(self.coordinates * cov.weights[points], points)
+        if cov.rank == cov.n:
+            return inside
+        out = self.common / cov.residual_share[points][:, None]
+        out[:, : cov.rank] = inside
         return out
 
 
@@ -223,6 +285,11 @@ def find_joint_basis(effects: Sequence[RandomEffect], n: int) -> JointBasis:
 
     Rows that share all levels are compressed first; what is left falls into families, which are decomposed one by one.
     Effects that commute in every family share one basis. Otherwise the joint column space of each family is split off.
+
+    Raises
+    ------
+    DataError
+        A family too large for the memory of this machine.
     """
     if not effects or n == 0:
         return JointBasis(n, Rotation(), np.zeros((len(effects), 0)), (), 0, ())
@@ -233,6 +300,7 @@ def find_joint_basis(effects: Sequence[RandomEffect], n: int) -> JointBasis:
         return JointBasis(n, Rotation(), np.zeros((len(effects), 0)), (), 0, ())
     cells = [RandomEffect(codes[:, m], values[:, m], effect.K) for m, effect in enumerate(effects)]
     members = find_families(cells)
+    _check_room(max(rows.shape[1] for rows in members), len(effects), n)
     stacks = zip(*(cell.blocks(members) for cell in cells), strict=True)
     kernels = [np.stack(stack) for stack in stacks]
     order = np.concatenate([rows.ravel() for rows in members])
@@ -249,6 +317,17 @@ def find_joint_basis(effects: Sequence[RandomEffect], n: int) -> JointBasis:
     if blocks is not None:
         steps += [blocks, *_leading(order, n)]
     return JointBasis(n, Rotation(tuple(steps)), None, inside, *shape)
+
+
+def _check_room(size: int, n_effects: int, n: int) -> None:
+    """Refuse a family whose eigenbasis cannot be computed here, before anything is filled."""
+    need, have = 8 * size**2 * (n_effects + 3), memory_size()
+    if need > have:
+        raise DataError(
+            f"random effects tie {size} of {n} rows to each other, and their eigenbasis needs {need / 2**30:.1f} GiB "
+            f"of memory where this machine has {have / 2**30:.1f} GiB. Leave out the term that ties families together, "
+            "or set relationships between them to zero."
+        )
 
 
 def _leading(order: np.ndarray, n: int) -> list[Step]:

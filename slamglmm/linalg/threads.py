@@ -6,6 +6,7 @@ random stream, and BLAS never splits a product itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,14 @@ BLOCK = 64
 def blocks(n: int, size: int = BLOCK) -> list[slice]:
     """Consecutive slices of constant size (the last may be short) that cover ``range(n)``."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def memory_size() -> float:
+    """Bytes of memory of this machine; infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 @contextmanager

@@ -180,7 +180,8 @@ def test_shares_and_precision_of_traits_given_the_rest(layout, monkeypatch):
         g, tau = np.empty((N, problem.p), dtype=int), np.empty((N, problem.p))
         for i in range(N):
             start.g[:], start.tau[:] = state.g, state.tau
-            blocks.draw_trait_shares(problem, group, start, group.blocks[0], common, rng)
+            residual, every = group.cov.turn(common, start.g[group.traits]), np.arange(len(group.cov.inner))
+            blocks.draw_trait_shares(problem, group, start, group.blocks[0], residual, every, rng)
             g[i], tau[i] = start.g, start.tau
         for i, j in enumerate(range(group.traits.start, group.traits.stop)):
             penalty = state.coef[j, b:] ** 2 @ (state.scales.local[j] * state.scales.row)
@@ -200,7 +201,8 @@ def test_shares_and_precision_of_factors_given_the_rest(layout, monkeypatch):
     prior = problem.priors.factor
     gamma, kappa = np.empty((N, 2), dtype=int), np.empty((N, 2))
     for i in range(N):
-        blocks.draw_factor_shares(problem, state, problem.factor_cov.enter(state.factors), rng)
+        factors = problem.factor_cov.turn(problem.factor_cov.enter(state.factors), state.gamma)
+        blocks.draw_factor_shares(problem, state, factors, rng)
         gamma[i], kappa[i] = state.gamma, state.kappa
     for ell, f in enumerate(state.factors):
         rates = prior.rate + 0.5 * np.einsum("a,gab,b->g", f, dense.inverse_factor, f)
@@ -235,7 +237,7 @@ def test_random_rows_against_the_dense_conditional(layout, monkeypatch):
                 continue
             points = np.full(N, g)
             common = group.cov.enter(np.tile(e, (N, 1)))
-            drawn = group.cov.leave(blocks.draw_random_rows(group.cov, common, points, np.full(N, prec), rng))
+            drawn = group.cov.leave(blocks.draw_random_rows(group.cov.turn(common, points), np.full(N, prec), rng))
             A = dense.V[s][g] - left * np.eye(len(e))
             if left == 1.0:
                 assert np.abs(drawn).max() == 0.0

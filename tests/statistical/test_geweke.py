@@ -49,10 +49,11 @@ CASES = {
     "U integrated out, two effects that commute": {"formula": TWO, "levels": 3},  # equal blocks,
     "U integrated out, singular K, fixed effects": {"formula": "~ x + (1 | g)", "rank": 5},
     "U in the chain, one effect": {"formula": ONE, "rank": 7, "uncollapse": True},
-    "U in the chain, two effects on rays": {"formula": TWO},
+    # Two of the five rays tried at a time, where the number is given.
+    "U in the chain, two effects on rays": {"formula": TWO, "rays": 2},
     # Seven levels of nine rows, and three families of rows with two coordinates each.
     "U integrated out, repeated records, fixed effects": {"formula": "~ x + (1 | g)", "levels": 7},
-    "U in the chain, intercepts and slopes, repeated records": {"formula": "~ 0 + (1 + x | h)"},
+    "U in the chain, intercepts and slopes, repeated records": {"formula": "~ 0 + (1 + x | h)", "rays": 1},
     "patterns, one effect, fixed effects": {"formula": "~ x + (1 | g)", "missing": SCATTERED},
     "patterns, two effects on rays": {"formula": TWO, "missing": SCATTERED},
     "imputed, one effect": {"formula": ONE, "missing": SCATTERED, "budget": 0},
@@ -100,6 +101,7 @@ def make(case, loadings, monkeypatch, **others):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
     if "scatter" in options:
         monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
+    monkeypatch.setattr(blocks, "RAYS_TRIED", options.pop("rays", 5))
     # Shares of traits and factors with priors of their own, and not flat.
     if "residual" not in others:
         others["h2"] = lambda h: 1.0 + h.sum(axis=1)
@@ -271,11 +273,12 @@ def plant_penalty_without_effects(patch):
     """(g, tau): shrunk effects counted but not summed."""
     right = blocks.draw_trait_shares
 
-    def wrong(problem, group, state, block, residual, rng):
+    def wrong(problem, group, state, block, *rest):
         kept = state.coef[block, : problem.b].copy()
         state.coef[block, : problem.b] = 0.0
-        right(problem, group, state, block, residual, rng)
+        residual = right(problem, group, state, block, *rest)
         state.coef[block, : problem.b] = kept
+        return residual
 
     patch.setattr(blocks, "draw_trait_shares", wrong)
 
@@ -369,11 +372,12 @@ def plant_shares_around_zero(patch):
     """(g, tau): loadings taken for their deviations."""
     right = blocks.draw_trait_shares
 
-    def wrong(problem, group, state, block, residual, rng):
+    def wrong(problem, group, state, block, *rest):
         effects = state.loading_effects.copy()
         state.loading_effects[:] = 0.0
-        right(problem, group, state, block, residual, rng)
+        residual = right(problem, group, state, block, *rest)
         state.loading_effects[:] = effects
+        return residual
 
     patch.setattr(blocks, "draw_trait_shares", wrong)
 
@@ -499,12 +503,13 @@ def plant_moved_shares(patch):
 def plant_random_variance(patch):
     """Z U: variance (1-s)(1-(1-s)w) taken for 1-(1-s)w."""
 
-    def wrong(cov, residual, points, prec, rng):
+    def wrong(residual, prec, rng):
+        cov, points = residual.cov, residual.points
         left = cov.residual_share[points][:, None]
         share = np.maximum(1.0 - left * cov.weights[points], 0.0)
         noise = rng.standard_normal(share.shape) * np.sqrt(share / prec[:, None])
-        out = np.zeros(residual.shape)
-        out[:, : cov.rank] = cov.from_coordinates(share * cov.coordinates(residual, points) + noise, points)
+        out = np.zeros(residual.common.shape)
+        out[:, : cov.rank] = cov.from_coordinates(share * residual.coordinates + noise, points)
         return out
 
     patch.setattr(blocks, "draw_random_rows", wrong)
@@ -514,9 +519,10 @@ def plant_stale_random(patch):
     """Z U drawn at the shares and tau from before their update: an order that is not a valid collapsed sampler."""
     shares, weigh, stale = blocks.draw_trait_shares, blocks.weigh_given_random, {}
 
-    def remember(problem, group, state, block, residual, rng):
+    def remember(problem, group, state, block, residual, *rest):
         stale.update(g=state.g[block].copy(), tau=state.tau[block].copy())
-        shares(problem, group, state, block, residual, rng)
+        shares(problem, group, state, block, residual, *rest)
+        return residual
 
     def wrong(problem, group, state, block, residual, fixed_residual, rng):
         g, tau = state.g[block].copy(), state.tau[block].copy()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from slamglmm.errors import DataError
 from slamglmm.linalg.covariances import find_joint_basis
 from slamglmm.linalg.families import RandomEffect, find_families, kernel_root
 from slamglmm.linalg.rotation import all_commute, joint_eigenbasis, symmetric_eigen
@@ -77,10 +78,11 @@ def compare(cov, kernels, grid, rng):
     data = rng.standard_normal((len(points), n))
     common = cov.enter(data)
     np.testing.assert_allclose(cov.leave(common), data, rtol=1e-8, atol=1e-10)
-    coordinates = cov.coordinates(common, points)
+    rows = cov.turn(common, points)
+    coordinates = rows.coordinates
     close = {"rtol": 1e-8, "atol": 1e-10}
     np.testing.assert_allclose(cov.from_coordinates(coordinates, points), common[:, : cov.rank], **close)
-    forms, solved = cov.quadratic_forms(common), cov.leave(cov.solve(common, points))
+    forms, solved = cov.quadratic_forms(common), cov.leave(rows.solve())
     for g, shares in enumerate(grid.shares):
         V = (1.0 - shares.sum()) * np.eye(n) + sum(
             (share * kernel for share, kernel in zip(shares, kernels, strict=True)), np.zeros((n, n))
@@ -100,12 +102,25 @@ def compare(cov, kernels, grid, rng):
     design = cov.enter(rng.standard_normal((4, n)))
     every = np.arange(len(grid.cell))
     by_basis = {int(a): cov.in_basis(design, int(a)) for a in np.unique(cov.basis)}
-    solved = [cov.solve(design, np.full(4, g)) for g in every]
+    solved = [cov.turn(design, np.full(4, g)).solve() for g in every]
     np.testing.assert_allclose(
         cov.grams(design, by_basis, every, BlockPool(1)), design @ np.swapaxes(solved, 1, 2), **close
     )
-    own = cov.own_forms(cov.enter(data), points)
-    np.testing.assert_allclose(own, forms[np.arange(len(points)), points], **close)
+    compare_on_rays(cov, rows, forms, rng)
+
+
+def compare_on_rays(cov, rows, forms, rng):
+    """Forms on some rays and each row's own; coordinates at points of these rays, from what the search left behind."""
+    rays = np.sort(rng.permutation(len(cov.inner))[:2])
+    found = rows.forms(rays)
+    asked = np.isin(cov.basis, rays) | (cov.basis == cov.basis[rows.points][:, None]) if cov.inner else True
+    assert np.array_equal(np.isfinite(found), np.broadcast_to(asked, found.shape))
+    np.testing.assert_allclose(found[np.isfinite(found)], forms[np.isfinite(found)], rtol=1e-8, atol=1e-10)
+    points = np.array([rng.choice(np.flatnonzero(row)) for row in np.isfinite(found)])
+    moved, anew = rows.at(points), cov.turn(rows.common, points)
+    np.testing.assert_allclose(moved.coordinates, anew.coordinates, rtol=1e-8, atol=1e-10)
+    doubled = moved.scaled(np.full(len(points), 2.0))
+    np.testing.assert_allclose(doubled.solve(), 2.0 * anew.solve(), rtol=1e-8, atol=1e-10)
 
 
 def pedigree_like(rng, sizes, scrambled=True):
@@ -253,6 +268,14 @@ def test_families_are_connected_components():
     second = RandomEffect(np.array([0, 1, 2, 2, 3]), np.ones(5), sp.csr_array(np.eye(4)))
     both = find_families([RandomEffect(rows, np.ones(5), K), second])
     assert [sorted(family) for stack in both for family in stack.tolist()] == [[2, 3, 4], [0], [1]]
+
+
+def test_a_family_beyond_memory_is_refused():
+    """Before its kernels are filled: a chain of relatives."""
+    n = 300_000
+    K = sp.diags_array([np.full(n - 1, 0.1), np.ones(n), np.full(n - 1, 0.1)], offsets=[-1, 0, 1], format="csr")
+    with pytest.raises(DataError, match=r"tie 300000 of 300000 rows to each other, and their eigenbasis needs \d+"):
+        find_joint_basis([RandomEffect(np.arange(n), np.ones(n), K)], n)
 
 
 def test_kernel_root():

@@ -228,9 +228,9 @@ def test_traits_drawn_together_equal_traits_drawn_one_by_one(loadings):
     for group, span in zip(problem.groups, own.spans, strict=True):
         shared = blocks.prepare_regressors(problem, group, other, pool)
         alone, fixed = blocks.draw_loadings(problem, group, shared, other, group.traits, rng)
-        blocks.draw_trait_shares(problem, group, other, group.traits, alone, rng)
+        alone = blocks.draw_trait_shares(problem, group, other, group.traits, alone, shared.rays, rng)
         blocks.weigh_given_random(problem, group, other, group.traits, alone, fixed, rng)
-        np.testing.assert_allclose(residual[span], alone[0], atol=1e-10)
+        np.testing.assert_allclose(residual[span], alone.common[0], atol=1e-10)
     for name in ("coef", "tau", "g", "weighted", "random"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=1e-10, err_msg=name)
     assert np.any(one.coef[:, :2] == 0.0)

@@ -8,6 +8,9 @@ import slamglmm as sg
 from slamglmm.errors import DataError, OptionError, ScaleWarning, SlamWarning
 from slamglmm.fitters.slam import problem as module
 from slamglmm.fitters.slam.problem import _estimable, build_problem, default_n_factors, group_patterns
+from slamglmm.linalg.covariances import JointBasis
+from slamglmm.linalg.rotation import Rotation
+from slamglmm.linalg.threads import BlockPool
 from slamglmm.priors import Priors
 from tests.reference.dense import kernel
 from tests.reference.problems import relationship, tiny_design, tiny_problem
@@ -20,13 +23,19 @@ def observed_from(*patterns):
     return np.array([[c == "1" for c in pattern] for pattern in patterns])
 
 
+def group_dense(observed, n_bases):
+    """With a relationship matrix that ties all rows together, and one record for each level."""
+    n = observed.shape[1]
+    return group_patterns(observed, JointBasis(n, Rotation(), None, (), n, ((1, n),)), n_bases)
+
+
 def as_dict(groups):
     return {"".join(".1"[int(seen)] for seen in mask): sorted(map(int, traits)) for mask, traits in groups}
 
 
 def test_every_pattern_keeps_its_rows_within_the_budget():
     observed = observed_from("1111", "11.1", "1111", ".1.1", "11.1")
-    assert as_dict(group_patterns(observed, 1)) == {"1111": [0, 2], "11.1": [1, 4], ".1.1": [3]}
+    assert as_dict(group_dense(observed, 1)) == {"1111": [0, 2], "11.1": [1, 4], ".1.1": [3]}
 
 
 def test_beyond_the_budget_traits_join_a_superset(monkeypatch):
@@ -34,7 +43,7 @@ def test_beyond_the_budget_traits_join_a_superset(monkeypatch):
     observed = observed_from("11..", "11..", "11..", "111.", "111.", "1...", "..11", "1111")
     # Room for the patterns of the most traits (2 rows, then 3 rows) besides all rows.
     monkeypatch.setattr(module, "PATTERN_BYTES", 8 * (16 + 4 + 9))
-    groups = as_dict(group_patterns(observed, 1))
+    groups = as_dict(group_dense(observed, 1))
     assert groups == {"11..": [0, 1, 2, 5], "111.": [3, 4], "1111": [6, 7]}
 
 
@@ -42,7 +51,7 @@ def test_without_any_budget_all_rows_are_kept(monkeypatch):
     """Also when no trait is complete: a group of all rows must appear."""
     monkeypatch.setattr(module, "PATTERN_BYTES", 0)
     observed = observed_from("11..", "1.1.", ".111")
-    assert as_dict(group_patterns(observed, 1)) == {"1111": [0, 1, 2]}
+    assert as_dict(group_dense(observed, 1)) == {"1111": [0, 1, 2]}
 
 
 @pytest.mark.parametrize("budget", ["PATTERN_BYTES", "PATTERN_FLOPS"])
@@ -55,7 +64,7 @@ def test_groups_partition_the_traits(budget, seed, monkeypatch):
     observed[~observed.any(axis=1), 0] = True
     whole = 8 * n**2 if budget == "PATTERN_BYTES" else 9 * n**3
     monkeypatch.setattr(module, budget, rng.uniform(0, 3) * n_bases * whole)
-    groups = group_patterns(observed, n_bases)
+    groups = group_dense(observed, n_bases)
     assert sorted(np.concatenate([traits for _, traits in groups])) == list(range(p))
     assert len({mask.tobytes() for mask, _ in groups}) == len(groups)
     for mask, traits in groups:
@@ -67,8 +76,19 @@ def test_groups_partition_the_traits(budget, seed, monkeypatch):
 def test_eigenbases_of_rays_count_against_the_budget(monkeypatch):
     observed = observed_from("1111", "11.1")
     monkeypatch.setattr(module, "PATTERN_BYTES", 8 * (16 + 9) * 3)
-    assert len(group_patterns(observed, 3)) == 2
-    assert len(group_patterns(observed, 4)) == 1
+    assert len(group_dense(observed, 3)) == 2
+    assert len(group_dense(observed, 4)) == 1
+
+
+def test_bases_of_families_and_of_replicates_are_counted_as_they_are(monkeypatch):
+    """Twelve rows in four families: 36 entries, a quarter of them on half of the rows; replicates keep their 16."""
+    observed = observed_from("1" * 12, "1" * 6 + "." * 6)
+    families = JointBasis(12, Rotation(), None, (), 12, ((4, 3),))
+    replicates = JointBasis(12, Rotation(), None, (), 4, ((1, 4),))
+    for joint, first, second in ((families, 36, 9), (replicates, 16, 16)):
+        for budget, n_groups in ((first + second, 2), (first + second - 1, 1)):
+            monkeypatch.setattr(module, "PATTERN_BYTES", 8 * budget)
+            assert len(group_patterns(observed, joint, 1)) == n_groups
 
 
 @pytest.mark.parametrize("impute", [False, True])
@@ -311,3 +331,43 @@ def test_unusual_scale_of_a_relationship_matrix():
         problem = build_problem(design, Priors(), 1, 4)
     # Used as given, never rescaled.
     np.testing.assert_allclose(kernel(problem.components[0]), K.to_numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+def test_repeated_records_are_the_same_model_as_their_dense_kinship(missing, monkeypatch):
+    """Five lines and their K, or twenty levels and ``Z K Z'``: all that the full conditionals see of the data."""
+    monkeypatch.setattr(module, "LARGEST_SCATTER", 0)  # traits with missing cells keep rows of their own
+    n, lines = 20, np.random.default_rng(6).integers(5, size=20)
+    Y = np.random.default_rng(7).standard_normal((n, 3))
+    if missing:
+        Y[[2, 3, 11], 1] = np.nan
+    labels = [f"l{i}" for i in range(5)]
+    records = [f"r{i}" for i in range(n)]
+    K = relationship(5)
+    frame = pd.DataFrame({"line": np.array(labels)[lines], "record": records, "x": np.linspace(-1, 1, n)})
+    relmat = {
+        "line": pd.DataFrame(K, labels, labels),
+        "record": pd.DataFrame(K[np.ix_(lines, lines)], records, records),
+    }
+    compact, dense = (
+        build_problem(sg.design(f"~ x + (1 | {term})", frame, Y=Y, relmat={term: relmat[term]}), Priors(), 2, 6)
+        for term in ("line", "record")
+    )
+    assert np.array_equal(compact.grid.shares, dense.grid.shares)
+    assert compact.collapsed == dense.collapsed == (not missing)
+    every, one_thread = np.arange(len(compact.grid.cell)), BlockPool(1)
+    assert len(compact.groups) == len(dense.groups) == 1 + missing
+    for ours, theirs in zip(compact.groups, dense.groups, strict=True):
+        assert np.array_equal(ours.rows, theirs.rows)
+        forms, grams = [], []
+        for problem, group in ((compact, ours), (dense, theirs)):
+            cov = group.cov
+            both = cov.enter(np.concatenate((problem.x, problem.y[group.traits]))[:, group.rows])
+            forms.append(cov.quadratic_forms(both))
+            by_basis = {0: cov.in_basis(both, 0)}
+            grams.append(cov.grams(both, by_basis, every, one_thread))
+        assert ours.cov.rank == theirs.cov.rank == 5
+        np.testing.assert_allclose(ours.cov.logdet, theirs.cov.logdet, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(*forms, rtol=1e-10)
+        np.testing.assert_allclose(*grams, rtol=1e-10, atol=1e-10)

@@ -17,7 +17,7 @@ from ..._kernels.factors import move_shares
 from ..._kernels.gaussian import draw_gaussians, draw_regressions, draw_rows, work_size
 from ..._kernels.loadings import draw_sites
 from ...errors import FitError
-from ...linalg.covariances import Covariances
+from ...linalg.covariances import Covariances, TurnedRows
 from ...linalg.gig import draw_gig
 from ...linalg.threads import BlockPool
 from ...links import Parameters
@@ -30,6 +30,8 @@ from .state import State
 Watch: TypeAlias = Callable[[Problem, LinkedTraits, slice, np.ndarray, np.ndarray, Parameters], None]
 # Rows that must share a precision on average before it pays to factor it once for all of them.
 ROWS_PER_PATTERN = 8
+# Rays tried in one update of the shares; all of them cost as much as the rest of an iteration.
+RAYS_TRIED = 5
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,15 @@ class Regressors:
         ``D diag(w_g) D'`` for each grid point in use.
     position : ndarray of int, shape (n_points,)
         Where a grid point's Gram matrix is.
+    rays : ndarray of int
+        Rays on which shares are looked for.
     """
 
     common: np.ndarray
     by_basis: dict[int, np.ndarray]
     grams: np.ndarray
     position: np.ndarray
+    rays: np.ndarray
 
 
 def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: BlockPool) -> Regressors:
@@ -67,7 +72,13 @@ def prepare_regressors(problem: Problem, group: TraitGroup, state: State, pool: 
     by_basis = {int(a): cov.in_basis(common, a) for a in np.unique(cov.basis[used])}
     position = np.zeros(len(cov.basis), dtype=np.intp)
     position[used] = np.arange(len(used))
-    return Regressors(common, by_basis, cov.grams(common, by_basis, used, pool), position)
+    rays = draw_rays(cov, state.streams.common)
+    return Regressors(common, by_basis, cov.grams(common, by_basis, used, pool), position, rays)
+
+
+def draw_rays(cov: Covariances, rng: np.random.Generator) -> np.ndarray:
+    """Draw the rays on which all rows look for their shares in this iteration, beside their own; eq. SLAM-34."""
+    return np.sort(rng.permutation(len(cov.inner))[:RAYS_TRIED])
 
 
 def draw_loadings(
@@ -77,24 +88,26 @@ def draw_loadings(
     state: State,
     block: slice,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[TurnedRows, np.ndarray]:
     """Draw (tau, B, Lambda) of a block of traits jointly, U integrated out; eq. SLAM-7.
 
     Loadings with a spike at zero are drawn given tau instead; eq. SLAM-24.
 
     Returns
     -------
-    residual, fixed_residual : ndarray, shape (block, n_s)
-        ``y - XB - F Lambda`` and ``y - XB``, in common coordinates.
+    residual : TurnedRows, shape (block, n_s)
+        ``y - XB - F Lambda``.
+    fixed_residual : ndarray, shape (block, n_s)
+        ``y - XB``, in common coordinates.
     """
     cov, b = group.cov, problem.b
     g = state.g[block]
     y = state.y[block] if len(group.rows) == problem.n else state.y[block][:, group.rows]
     y = cov.enter(y)
-    in_basis = cov.coordinates(y, g)
+    coordinates = cov.turn(y, g).coordinates
     weighted = cov.weights[g]
-    weighted *= in_basis
-    yy = np.einsum("ij,ij->i", weighted, in_basis)
+    weighted *= coordinates
+    yy = np.einsum("ij,ij->i", weighted, coordinates)
     members = _members(cov, shared, g)
     m = b + problem.n_factors
     rhs = np.empty((len(g), m))
@@ -114,7 +127,11 @@ def draw_loadings(
     coef = state.coef[block]
     fixed_residual = y - coef[:, :b] @ shared.common[:b]
     residual = fixed_residual - coef[:, b:] @ shared.common[b:]
-    return residual, fixed_residual
+    if not cov.inner:
+        return cov.turn(residual, g), fixed_residual
+    for a, rows in members:
+        coordinates[rows] -= coef[rows] @ shared.by_basis[a]
+    return TurnedRows(cov, residual, g, coordinates), fixed_residual
 
 
 def draw_coefficients(
@@ -261,13 +278,26 @@ def _draw_by_site(
 
 
 def draw_trait_shares(
-    problem: Problem, group: TraitGroup, state: State, block: slice, residual: np.ndarray, rng: np.random.Generator
-) -> None:
-    """Draw (g_j, tau_j) jointly given the coefficients, U integrated out; eq. SLAM-8."""
+    problem: Problem,
+    group: TraitGroup,
+    state: State,
+    block: slice,
+    residual: TurnedRows,
+    rays: np.ndarray,
+    rng: np.random.Generator,
+) -> TurnedRows:
+    """Draw (g_j, tau_j) jointly given the coefficients, U integrated out; eq. SLAM-8 on some rays, eq. SLAM-34.
+
+    Returns
+    -------
+    TurnedRows
+        The residuals at the new grid points.
+    """
     cov = group.cov
     state.g[block], state.tau[block] = draw_shares_of_traits(
-        problem, state, block, cov.quadratic_forms(residual), cov.logdet, cov.n, rng
+        problem, state, block, residual.forms(rays), cov.logdet, cov.n, rng
     )
+    return residual.at(state.g[block])
 
 
 def draw_shares_of_traits(
@@ -363,23 +393,22 @@ def draw_shares(
     return points, rng.standard_gamma(shape, len(forms)) / rates
 
 
-def draw_random_rows(
-    cov: Covariances, residual: np.ndarray, points: np.ndarray, prec: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Draw ``Z U`` (the sum over random effects) given residuals, both in common coordinates; eq. SLAM-11.
+def draw_random_rows(residual: TurnedRows, prec: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw ``Z U`` (the sum over random effects) given residuals, in common coordinates; eq. SLAM-11.
 
     Element-wise in the basis of each grid point: mean ``(1 - (1-s) w) e``, variance ``(1-s) (1 - (1-s) w) / prec``.
     Zero outside.
     """
+    cov, points = residual.cov, residual.points
     left = cov.residual_share[points][:, None]
     share = 1.0 - left * cov.weights[points]
     np.maximum(share, 0.0, out=share)
     noise = rng.standard_normal(share.shape)
     noise *= np.sqrt(share * (left / prec[:, None]))
-    inside = cov.from_coordinates(share * cov.coordinates(residual, points) + noise, points)
+    inside = cov.from_coordinates(share * residual.coordinates + noise, points)
     if cov.rank == cov.n:
         return inside
-    out = np.zeros_like(residual)
+    out = np.zeros_like(residual.common)
     out[:, : cov.rank] = inside
     return out
 
@@ -399,14 +428,14 @@ def weigh_given_random(
     group: TraitGroup,
     state: State,
     block: slice,
-    residual: np.ndarray,
+    residual: TurnedRows,
     fixed_residual: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
     """Draw ``Z U_R`` of a block and store ``omega_j (y - XB - Z U_R)`` on the rows kept for these traits."""
     cov, g, tau, rows = group.cov, state.g[block], state.tau[block], group.rows
     assert state.random is not None
-    random = draw_random_rows(cov, residual, g, tau, rng)
+    random = draw_random_rows(residual, tau, rng)
     rest = cov.leave(fixed_residual - random)
     rest *= (tau / cov.residual_share[g])[:, None]
     state.weighted[block][:, rows] = rest
@@ -478,7 +507,7 @@ def draw_factor_effects(problem: Problem, state: State, rng: np.random.Generator
     columns, factors = cov.enter(problem.x_factor), cov.enter(state.factors)
     used, which = np.unique(gamma, return_inverse=True)
     by_basis = {int(a): cov.in_basis(columns, int(a)) for a in np.unique(cov.basis[used])}
-    solved = cov.solve(factors, gamma)
+    solved = cov.turn(factors, gamma).solve()
     prior_prec = state.effect_scales.factor_prec(problem.covariates)
     bad = draw_regressions(
         cov.grams(columns, by_basis, used, pool),
@@ -506,31 +535,35 @@ def _factor_penalty(problem: Problem, state: State) -> np.ndarray:
     return np.einsum("lq,lq,lq->l", prec, state.coef_factor, state.coef_factor)
 
 
-def draw_factor_shares(problem: Problem, state: State, residual: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_factor_shares(
+    problem: Problem, state: State, residual: TurnedRows, rng: np.random.Generator
+) -> tuple[TurnedRows, np.ndarray]:
     """Draw (gamma_l, kappa_l) jointly given the factors and their fixed effects, U_F integrated out; eq. SLAM-10.
 
     Parameters
     ----------
     problem : Problem
     state : State
-    residual : ndarray, shape (k, n)
-        Factors without their fixed effects, in common coordinates.
+    residual : TurnedRows, shape (k, n)
+        Factors without their fixed effects, at the grid points of the state.
     rng : Generator
 
     Returns
     -------
-    ndarray, shape (k,)
+    residual : TurnedRows
+        The same at the new grid points.
+    forms : ndarray, shape (k,)
         Quadratic form of each factor and its effects at the new share, in units of kappa.
     """
     cov = problem.factor_cov
-    forms = cov.quadratic_forms(residual)
+    forms = residual.forms(draw_rays(cov, rng))
     if problem.n_factor_effects:
         forms += _factor_penalty(problem, state)[:, None]
     n_terms = cov.n + problem.n_factor_effects
     state.gamma[:], state.kappa[:] = draw_shares(
         forms, cov.logdet, problem.log_prior_factors, problem.priors.factor, n_terms, rng
     )
-    return forms[np.arange(len(forms)), state.gamma]
+    return residual.at(state.gamma), forms[np.arange(len(forms)), state.gamma]
 
 
 def draw_effect_scales(problem: Problem, state: State, rng: np.random.Generator) -> None:
@@ -854,7 +887,7 @@ def draw_scattered(problem: Problem, group: TraitGroup, state: State, block: sli
     """
     cov, g = group.cov, state.g[block]
     solved = state.coef[block] @ np.concatenate((problem.x, state.factors))
-    solved = cov.solve(state.y[block] - solved, g)
+    solved = cov.turn(state.y[block] - solved, g).solve()
     missing = group.imputed[block.start - group.traits.start : block.stop - group.traits.start]
     noise = rng.standard_normal(np.count_nonzero(missing)) / np.sqrt(np.repeat(state.tau[block], missing.sum(axis=1)))
     first = 0
@@ -962,7 +995,7 @@ def draw_effects(
     noise = rng.standard_normal(residual.shape) * np.sqrt(cov.residual_share[points])[:, None] * sd
     missed = residual - noise - problem.rotation.forward(on_rows[:, rows])
     alpha = np.zeros_like(on_rows)
-    alpha[:, rows] = problem.rotation.back(cov.leave(cov.solve(cov.enter(missed), points)))
+    alpha[:, rows] = problem.rotation.back(cov.leave(cov.turn(cov.enter(missed), points).solve()))
     for m, (component, effect) in enumerate(zip(problem.components, effects, strict=True)):
         effect += shares[:, m][:, None] * component.levels_from_rows(alpha)
     return effects

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ...linalg.covariances import TurnedRows
 from ...linalg.families import kernel_root
 from ...linalg.threads import BLOCK, blocks
 from ...links import Parameters
@@ -311,7 +312,7 @@ class RunningMeans:
     def start_draw(self, problem: Problem, state: State) -> None:
         """Prepare the factors' part, shared by all blocks."""
         cov = problem.factor_cov
-        self._solved_factors = cov.leave(cov.solve(cov.enter(state.factor_residual(problem)), state.gamma))
+        self._solved_factors = cov.leave(cov.turn(cov.enter(state.factor_residual(problem)), state.gamma).solve())
         self.n += 1
 
     def add_block(
@@ -320,7 +321,7 @@ class RunningMeans:
         group: TraitGroup,
         state: State,
         block: slice,
-        residual: np.ndarray,
+        residual: TurnedRows,
     ) -> None:
         """Add one block of traits (blocks never overlap, so threads do not meet here)."""
         cov, grid, g, b = group.cov, problem.grid, state.g[block], problem.b
@@ -328,14 +329,14 @@ class RunningMeans:
         if problem.n_factor_effects:
             self.coef_factor[block] += state.coef[block, b:] @ state.coef_factor
         if problem.collapsed:
-            solved = cov.solve(residual, g)
+            solved = residual.solve()
             if self.eta is not None:
                 # y - E[residual]: data are constant, so only the residual's mean is summed.
                 self.eta[block] -= cov.residual_share[g][:, None] * solved
                 if problem.impute:
                     self.eta[block] += state.y[block]
         else:
-            solved = cov.leave(cov.solve(residual, g))
+            solved = cov.leave(residual.solve())
             if self.eta is not None:
                 self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
         if self.spread is not None:

@@ -360,7 +360,10 @@ def build_problem(
         complete = bool(observed.all()) and not latent.links
         joint = find_joint_basis(effects, n)
         scattered = (
-            not complete and not latent.links and joint.values is not None and _is_scattered(observed, int(k), budget)
+            not complete
+            and not latent.links
+            and joint.values is not None
+            and _is_scattered(observed, joint, int(k), budget)
         )
         on_all_rows = complete or scattered
         collapsed = on_all_rows and joint.values is not None
@@ -373,7 +376,9 @@ def build_problem(
         patterns = (
             [(np.ones(n, dtype=bool), latent.order)]
             if on_all_rows or latent.links
-            else group_patterns(observed, max(1, len(grid.directions) if factor_cov.kind == "rays" else 1), budget)
+            else group_patterns(
+                observed, joint, max(1, len(grid.directions) if factor_cov.kind == "rays" else 1), budget
+            )
         )
         order = np.concatenate([traits for _, traits in patterns])
         groups, start = [], 0
@@ -388,6 +393,8 @@ def build_problem(
                 )
             )
             members = slice(start, start + len(traits))
+            # Every block of traits reads the basis of every ray.
+            trait_block = 2 * BLOCK if cov.inner else BLOCK
             groups.append(
                 TraitGroup(
                     rows,
@@ -395,7 +402,7 @@ def build_problem(
                     cov.without_outer() if on_all_rows else cov,
                     _estimable_of(x[:, rows], flat),
                     ~observed[np.ix_(traits, rows)],
-                    tuple(slice(start + s.start, start + s.stop) for s in blocks(len(traits), BLOCK)),
+                    tuple(slice(start + s.start, start + s.stop) for s in blocks(len(traits), trait_block)),
                 )
             )
             start = members.stop
@@ -465,7 +472,7 @@ def row_blocks(n: int, rank: int) -> tuple[slice, ...]:
 
 
 def group_patterns(
-    observed: np.ndarray, n_bases: int, budget: float | None = None
+    observed: np.ndarray, joint: JointBasis, n_bases: int, budget: float | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Groups of traits that share kept rows, as (row mask, traits).
 
@@ -476,6 +483,8 @@ def group_patterns(
     Parameters
     ----------
     observed : ndarray of bool, shape (p, n)
+    joint : JointBasis
+        Of all rows.
     n_bases : int
         Eigenbases for each group.
     budget : float, optional
@@ -483,6 +492,14 @@ def group_patterns(
     """
     budget = PATTERN_BYTES if budget is None else budget
     p, n = observed.shape
+
+    def cost(size: int) -> tuple[float, float]:
+        """Bytes and operations of the bases of a group; families shrink with its rows, replicates need not."""
+        squares, cubes = (sum(f * s**power for f, s in joint.families) for power in (2, 3))
+        if joint.n_cells < n:
+            return 8.0 * squares * n_bases, 9.0 * cubes * n_bases
+        return 8.0 * squares * size**2 / n**2 * n_bases, 9.0 * cubes * size**3 / n**3 * n_bases
+
     by_pattern: dict[bytes, list[int]] = {}
     for j in range(p):
         by_pattern.setdefault(np.packbits(observed[j]).tobytes(), []).append(j)
@@ -490,11 +507,11 @@ def group_patterns(
     kept: list[tuple[np.ndarray, list[int]]] = []
     left_over: list[int] = []
     everything = np.ones(n, dtype=bool)
-    bytes_used, flops = 8.0 * n * n * n_bases, 9.0 * n**3 * n_bases
+    bytes_used, flops = cost(n)
     for traits in candidates:
         mask = observed[traits[0]]
         size = int(mask.sum())
-        more_bytes, more_flops = 8.0 * size * size * n_bases, 9.0 * size**3 * n_bases
+        more_bytes, more_flops = cost(size)
         if size == n or (bytes_used + more_bytes <= budget and flops + more_flops <= PATTERN_FLOPS):
             kept.append((mask, list(traits)))
             if size < n:  # all rows are counted from the start
@@ -510,7 +527,7 @@ def group_patterns(
     return [(mask, np.array(sorted(traits))) for mask, traits in kept if traits]
 
 
-def _is_scattered(observed: np.ndarray, k: int, budget: float) -> bool:
+def _is_scattered(observed: np.ndarray, joint: JointBasis, k: int, budget: float) -> bool:
     """Whether it pays to keep all rows for all traits and draw the missing cells with U integrated out; eq. SLAM-35.
 
     Against groups of their own rows, which integrate the cells out but need U in the chain: the work of what the two
@@ -522,7 +539,7 @@ def _is_scattered(observed: np.ndarray, k: int, budget: float) -> bool:
         return False
     drawn = np.sum(n * missing**2 + missing**3 / 3 + 4.0 * n * missing)
     in_groups = 4.0 * k * n * n
-    for mask, traits in group_patterns(observed, 1, budget):
+    for mask, traits in group_patterns(observed, joint, 1, budget):
         size = float(mask.sum())
         in_groups += 2.0 * (k + 2 * len(traits)) * size * size
     return bool(drawn <= COST_OF_RANDOM * in_groups)

@@ -34,7 +34,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         def draw_block(i: int, group=group, shared=shared, streams=streams_of[s]) -> None:  # type: ignore[no-untyped-def]
             block, stream = group.blocks[i], streams[i]
             residual, fixed_residual = draw.draw_loadings(problem, group, shared, state, block, stream)
-            draw.draw_trait_shares(problem, group, state, block, residual, stream)
+            residual = draw.draw_trait_shares(problem, group, state, block, residual, shared.rays, stream)
             draw.draw_local_scales(problem, state, block, stream)
             if problem.collapsed:
                 draw.weigh_collapsed(problem, group, state, block, fixed_residual)
@@ -52,14 +52,15 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         draw.weigh_own_traits(problem, own, state, residual, stream)
         if running is not None:
             for group, span in zip(problem.groups[own.groups], own.spans, strict=True):
-                running.add_block(problem, group, state, group.traits, residual[None, span])
+                rows = group.cov.turn(residual[None, span], state.g[group.traits])
+                running.add_block(problem, group, state, group.traits, rows)
 
     pool.run(draw_own_rows, problem.own_rows)
     if k:
         draw.draw_factor_effects(problem, state, rng, pool)
         cov = problem.factor_cov
-        residual = cov.enter(state.factor_residual(problem))
-        forms = draw.draw_factor_shares(problem, state, residual, rng)
+        factors = cov.turn(cov.enter(state.factor_residual(problem)), state.gamma)
+        factors, forms = draw.draw_factor_shares(problem, state, factors, rng)
         if problem.trait_covariates.q:
             draw.draw_loading_effects(problem, state, rng)
         q = draw.loading_sums(problem, state)
@@ -68,8 +69,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         if problem.collapsed:
             draw.draw_factors(problem, state, None, pool)
         else:
-            residual = residual * scale[:, None]
-            random = cov.leave(draw.draw_random_rows(cov, residual, state.gamma, state.kappa, rng))
+            random = cov.leave(draw.draw_random_rows(factors.scaled(scale), state.kappa, rng))
             likelihood = draw.draw_factors(problem, state, random, pool)
             assert likelihood is not None
             draw.move_factor_shares(problem, state, random, likelihood, rng)
