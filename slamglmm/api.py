@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from .design import Design, design
-from .errors import DroppedRowsWarning
+from .errors import DroppedRowsWarning, OptionError, shortlist
 from .links import LinkChoice, bind_links
 from .priors import Priors
+from .relmat import kinship
 from .results.posterior import SlamResult
 from .results.varcomp import HeResult, NetgsaResult
 from .results.variational import MrMashResult, SparseLmmFits, SparseLmmResult
@@ -22,7 +25,9 @@ def slam(
     *,
     Y: Any = None,
     relmat: Mapping[str, Any] | None = None,
-    n_factors: int | None = None,
+    markers: Mapping[str, Any] | None = None,
+    markers_on: Literal["both", "factors", "traits"] = "both",
+    n_factors: int | Literal["adaptive"] | None = None,
     factor_formula: str | None = None,
     loadings_on: str | None = None,
     trait_data: Any = None,
@@ -60,9 +65,15 @@ def slam(
         Traits; NaN where missing.
     relmat : dict, optional
         Relationship matrix of each grouping factor, labelled by its levels. Levels without records are predicted.
-    n_factors : int, optional
+    markers : dict, optional
+        Grouping factor -> marker dosages of its levels (DataFrame, levels × markers), in place of its relationship
+        matrix: all markers have normal effects of one variance for each trait and factor, however many they are.
+        `fit.marker_effects()` has them.
+    markers_on : {"both", "factors", "traits"}
+        Where the effects of `markers` act: on factors and so on many traits at once, on single traits, or both.
+    n_factors : int or "adaptive", optional
         Number of factors, more than you expect: unneeded ones shrink away. Default ``min(n - 1, p, 15 + p // 50)``, at
-        most 100.
+        most 100. "adaptive" drops unused factors and adds new ones during burn-in.
     factor_formula : str, optional
         Fixed effects of the factors, such as ``"~ sex"``: what acts on many traits at once. Factors have no
         intercept; with ``Priors(fixef="shared")`` a covariate named in both formulas has one variance of its effects.
@@ -134,11 +145,15 @@ def slam(
     """
     from .fitters.slam.fit import fit_slam
 
+    tables = {} if markers is None else _marker_tables(markers, relmat)
+    related = {name: kinship(table, "standardized") for name, table in tables.items()}
     return fit_slam(
-        design(formula, data, Y=Y, relmat=relmat, missing=missing),
+        design(formula, data, Y=Y, relmat={**(relmat or {}), **related}, missing=missing),
         priors=priors or Priors(),
         n_factors=n_factors,
         factor_design=None if factor_formula is None else _factor_design(factor_formula, data),
+        markers=tables,
+        markers_on=markers_on,
         loadings_on=loadings_on,
         trait_data=trait_data,
         link=bind_links(link, data),
@@ -156,6 +171,20 @@ def slam(
         out=out,
         progress=progress,
     )
+
+
+def _marker_tables(markers: Mapping[str, Any], relmat: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
+    """Markers by grouping factor, as labelled frames."""
+    both = [name for name in markers if name in (relmat or {})]
+    if both:
+        raise OptionError(
+            f"markers and relmat both have {shortlist(both)}: markers take the place of a relationship matrix. For a "
+            "polygenic effect besides, write (1 | gr(line, cov='chip')) and markers={'chip': dosages}."
+        )
+    wrong = [name for name, table in markers.items() if not isinstance(table, pd.DataFrame)]
+    if wrong:
+        raise OptionError(f"markers[{wrong[0]!r}]: expected a DataFrame, levels × markers, labelled by level.")
+    return dict(markers)
 
 
 def _factor_design(formula: str, data: Any) -> Design:

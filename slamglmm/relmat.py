@@ -447,6 +447,40 @@ def kinship(markers: Any, method: str = "vanraden") -> pd.DataFrame:
     return pd.DataFrame(total / scale, index=labels, columns=labels.rename(None))
 
 
+def effects_of_markers(markers: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects of one allele of each marker from the effects of individuals that they add up to.
+
+    With markers W standardised and effects ``u = W a`` of individuals, ``a = W' (W W')^- u``: for normal ``a`` of equal
+    variances its mean given u, and so its posterior mean given that of u.
+
+    Parameters
+    ----------
+    markers : DataFrame, n x m
+        As for ``kinship(markers, "standardized")``, which is the relationship matrix of u.
+    effects : DataFrame, n x p
+        Posterior means, labelled as the rows of `markers`.
+
+    Returns
+    -------
+    DataFrame, m x p
+        Zero for a marker that does not vary.
+    """
+    values, vectors = linalg.eigh(kinship(markers, "standardized").to_numpy())
+    kept = values > 1e-10 * values[-1]
+    solved = vectors[:, kept] @ ((vectors[:, kept].T @ effects.loc[markers.index].to_numpy()) / values[kept, None])
+    table = markers.to_numpy()
+    out, varying = np.zeros((table.shape[1], effects.shape[1])), 0
+    for start in range(0, len(out), MARKER_BLOCK):
+        dosage = _marker_block(table, start, min(len(out), start + MARKER_BLOCK))
+        centred = dosage - np.nanmean(dosage, axis=0)
+        variance = np.nanmean(centred**2, axis=0)
+        varies = variance > 0
+        varying += int(varies.sum())
+        slopes = np.where(np.isnan(centred), 0.0, centred)[:, varies].T @ solved
+        out[start : start + len(varies)][varies] = slopes / variance[varies, None]
+    return pd.DataFrame(out / varying, index=markers.columns, columns=effects.columns)
+
+
 def _marker_table(markers: Any) -> tuple[Any, pd.Index, np.ndarray]:
     """Rows x markers as it came, labels of the rows, names of the markers."""
     if isinstance(markers, pd.DataFrame):

@@ -6,6 +6,27 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 
+def factors_carrying(loadings: np.ndarray, share: float = 0.99) -> np.ndarray:
+    """How many factors it takes to explain a share of what all factors explain, in each draw.
+
+    Parameters
+    ----------
+    loadings : ndarray, shape (..., k, p)
+    share : float
+
+    Returns
+    -------
+    ndarray of int, shape (...)
+        0 where all loadings are zero.
+    """
+    sizes = np.sort(np.sum(loadings**2, axis=-1), axis=-1)[..., ::-1]
+    if sizes.shape[-1] == 0:
+        return np.zeros(sizes.shape[:-1], dtype=int)
+    carried = np.cumsum(sizes, axis=-1)
+    enough = 1 + np.sum(carried < share * carried[..., -1:], axis=-1)
+    return np.where(carried[..., -1] > 0.0, enough, 0)
+
+
 def align_loadings(loadings: np.ndarray, rounds: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Match the factors of every draw to a common reference, with signs.
 

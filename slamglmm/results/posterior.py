@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,8 +15,9 @@ import xarray as xr
 
 from ..diagnostics import diagnose
 from ..errors import DataError, OptionError, shortlist
+from ..relmat import effects_of_markers
 from . import covariance, data_scale
-from .alignment import align_loadings
+from .alignment import align_loadings, factors_carrying
 from .base import Result
 from .curves import CurveBasis, curve_table
 from .data_scale import TraitScale
@@ -81,6 +82,8 @@ class SlamResult(Result):
     data_scales : tuple of TraitScale or None
         For ``scale="data"``, one for each trait (None where the link has none); empty when the data are the latent
         traits.
+    markers : dict of str to DataFrame
+        Dosages of the levels of the grouping factors that were given markers, for `marker_effects`.
     """
 
     posterior: xr.Dataset
@@ -92,6 +95,7 @@ class SlamResult(Result):
     curve_bases: tuple[CurveBasis, ...] = ()
     trait_design: Design | None = None
     data_scales: tuple[TraitScale | None, ...] = ()
+    markers: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     # -- variances --------------------------------------------------------------------------------------------------
 
@@ -320,6 +324,58 @@ class SlamResult(Result):
         within = self._values(variance, "U_var").mean(axis=0)
         between = self._values(mean, "U_mean").var(axis=0)
         return self._level_frame(component, np.sqrt(within + between))
+
+    def marker_effects(self, label: str | None = None) -> pd.DataFrame:
+        """Posterior mean of the effects of one allele of every marker on every trait, through factors and direct.
+
+        Parameters
+        ----------
+        label : str, optional
+            A random effect whose group was given ``markers``; may be left out when there is one random effect.
+
+        Returns
+        -------
+        DataFrame, marker × trait
+            Zero for a marker that does not vary.
+
+        Raises
+        ------
+        OptionError
+            The random effect has no markers.
+        """
+        component = self._component(self._one_term(label, residual=False))
+        key = self.design.term(component.term).cov or ""
+        if key not in self.markers:
+            raise OptionError(
+                f"marker_effects: '{component.label}' has no markers. Fit with markers={{'{component.term}': dosages}}."
+            )
+        return effects_of_markers(self.markers[key], self.ranef(label))
+
+    def n_factors_used(self, prob: float = 0.9) -> pd.DataFrame:
+        """How many factors carry 99 % of the shared variance.
+
+        Parameters
+        ----------
+        prob : float
+            Mass of the interval.
+
+        Returns
+        -------
+        DataFrame
+            One row a chain; columns mean, lower, upper (over draws) and n_factors, those there are (loadings not all
+            zero in the last draw).
+        """
+        low, high = _tails(prob)
+        used = factors_carrying(self._loadings)
+        return pd.DataFrame(
+            {
+                "mean": used.mean(axis=1),
+                "lower": np.quantile(used, low, axis=1),
+                "upper": np.quantile(used, high, axis=1),
+                "n_factors": np.any(self._loadings[:, -1] != 0.0, axis=-1).sum(axis=-1),
+            },
+            index=pd.Index(self.posterior["chain"].values, name="chain"),
+        )
 
     def loadings(self) -> pd.DataFrame:
         """Posterior mean of the loadings, factor × trait, signs and order matched across draws and chains.

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import OptionError
+from .alignment import factors_carrying
 
 if TYPE_CHECKING:
     from .base import Result
@@ -135,11 +136,9 @@ def _used_factors(fit: SlamResult) -> str:
     """Mean over draws of how many factors it takes to explain 99 % of what all factors explain."""
     if "Lambda" not in fit.posterior:
         return ""
-    sizes = np.sort(np.sum(fit.posterior["Lambda"].to_numpy() ** 2, axis=-1), axis=-1)[..., ::-1]
-    if sizes.shape[-1] == 0:
+    if fit.posterior.sizes["factor"] == 0:
         return ""
-    cumulative = np.cumsum(sizes, axis=-1)
-    used = np.mean(1 + np.sum(cumulative < 0.99 * cumulative[..., -1:], axis=-1))
+    used = np.mean(factors_carrying(fit.posterior["Lambda"].to_numpy()))
     return f" ({used:.1f} carry 99 % of the shared variance)"
 
 

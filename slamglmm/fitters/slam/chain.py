@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import OptionError
 from ...linalg.threads import BlockPool, single_threaded_blas
 from ..monitor import Ticker
+from .adaptation import adapt_factors, with_factors_of
 from .draws import DTYPES, MOMENTS, STORABLE, DrawBuffer, RunningMeans, buffer_length
 from .problem import Problem
 from .state import State, start_state
@@ -90,10 +91,12 @@ def run_chain(
     saved = None if store is None else store.read()
     burn = 0 if previous is not None else schedule.burn
     if saved is not None:
+        problem = with_factors_of(problem, saved.state)
         state, running = saved.state.copy(problem), saved.running
         seconds, iterations, n_draws = saved.seconds, saved.iterations, saved.n_draws
     elif previous is not None:
         # An earlier result keeps its own state: extending it twice gives the same draws twice.
+        problem = with_factors_of(problem, previous.state)
         state, running = previous.state.copy(problem), copy.deepcopy(previous.running)
         seconds = previous.seconds
     else:
@@ -123,6 +126,8 @@ def run_chain(
                 due = keep and running is not None and running.is_due(schedule.thin)
                 sweep(problem, state, pool, running if due else None)
                 iterations += 1
+                if problem.adaptive and iterations <= burn:
+                    problem = adapt_factors(problem, state, burn)
                 if keep:
                     buffer.add(problem, state)
                     n_draws += 1

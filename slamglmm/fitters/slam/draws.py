@@ -23,6 +23,8 @@ DRAWN = (
     *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "loading_effects"),
     *("links", "G_diag", "R_diag", "Eta", "U", "G", "R"),
 )
+# Their last axis, as they are kept, is one of factors; unused places of an adaptive number are zero.
+BY_FACTOR = ("h2_factor", "Lambda", "B_factor", "loading_effects")
 # Posterior means and variances gathered as the chain goes.
 MOMENTS = ("U_mean", "U_var", "Eta_mean", "Data_mean")
 STORABLE = (*DRAWN, *MOMENTS)
@@ -175,6 +177,7 @@ class DrawBuffer:
         self.values: dict[str, np.ndarray] = {}
         self.n = 0
         self._n_draws = n_draws
+        self._most_factors = problem.most_factors
         self._dtype = dtype
         self._readers: dict[str, Callable[[Snapshot], np.ndarray]] = {
             "h2": Snapshot.h2,
@@ -215,6 +218,8 @@ class DrawBuffer:
         self.n += 1
 
     def _put(self, name: str, value: np.ndarray) -> None:
+        if name in BY_FACTOR and value.shape[-1] < self._most_factors:
+            value = np.pad(value, ((0, 0), (0, self._most_factors - value.shape[-1])))
         if name not in self.values:
             self.values[name] = np.empty((self._n_draws, *value.shape), self._dtype)
         self.values[name][self.n] = value
@@ -229,7 +234,7 @@ class DrawBuffer:
 
 def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Shape of one draw of each quantity in ``store``, as `DrawBuffer.drawn` gives it."""
-    p, k, r = problem.p, problem.n_factors, len(problem.components)
+    p, k, r = problem.p, problem.most_factors, len(problem.components)
     shapes: dict[str, tuple[int, ...]] = {
         "h2": (r, p),
         "h2_factor": (r, k),

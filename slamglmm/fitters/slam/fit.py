@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -147,8 +147,10 @@ def fit_slam(
     design: Design,
     *,
     priors: Priors,
-    n_factors: int | None,
+    n_factors: int | Literal["adaptive"] | None,
     factor_design: Design | None,
+    markers: Mapping[str, pd.DataFrame],
+    markers_on: Literal["both", "factors", "traits"],
     loadings_on: str | None,
     trait_data: pd.DataFrame | None,
     link: LinkChoice,
@@ -180,6 +182,11 @@ def fit_slam(
         options["factor_formula"] = factor_design.formula
     if loadings_on is not None:
         options["loadings_on"] = loadings_on
+    if markers_on not in ("both", "factors", "traits"):
+        raise OptionError(f"markers_on={markers_on!r}: expected 'both', 'factors' or 'traits'.")
+    if markers and markers_on != "both":
+        options["markers_on"] = markers_on
+        model["only_on"] = dict.fromkeys(markers, markers_on)
     folder = None if out is None else RunFolder(Path(out))
     root = np.random.SeedSequence(seed)
     if folder is not None:
@@ -202,7 +209,7 @@ def fit_slam(
     grid["prior_factors"] = np.exp(problem.log_prior_factors)
     options = {
         **options,
-        "n_factors": problem.n_factors,
+        "n_factors": max(len(run.state.kappa) for run in runs),
         "draws": min(run.n_draws for run in runs),
         "burn": burn,
         "thin": thin,
@@ -226,6 +233,7 @@ def fit_slam(
         curve_bases=tuple(_curve_bases(problem, design)),
         trait_design=problem.trait_covariates.design,
         data_scales=_data_scales(problem),
+        markers=markers,
     )
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(folder.path)

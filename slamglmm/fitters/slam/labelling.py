@@ -47,7 +47,7 @@ def posterior_dataset(
         "draw": np.arange(n_kept),
         "term": labels,
         "trait": traits,
-        "factor": np.arange(1, problem.n_factors + 1),
+        "factor": np.arange(1, problem.most_factors + 1),
         "fixef": list(design.X.columns),
     }
     if problem.trait_covariates.q:
@@ -96,7 +96,8 @@ def posterior_dataset(
     if means and "U_var" in store:
         spread = [running.effect_variances(problem) for running in means]
         data |= _by_level("U_var", labels, level_dims, spread, dtype)
-    return xr.Dataset(data, coords=coords)
+    used = max(len(run.state.kappa) for run in runs)
+    return xr.Dataset(data, coords=coords).isel(factor=slice(used))
 
 
 def _one_after_the_other(chains: Sequence[np.ndarray]) -> np.ndarray:

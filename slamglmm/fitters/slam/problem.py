@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -200,6 +201,8 @@ class Problem:
         Empty when the data are the latent traits (identity), which needs no step of its own but for missing cells.
     offset : ndarray, shape (n,)
         The formula's, which comes to the latent traits before data are made of them.
+    n_factors, most_factors : int
+        Factors of a chain's state, and how many they may become if their number is `adaptive`.
     notes : tuple of str
         One line for each choice made on the user's behalf.
     """
@@ -228,6 +231,8 @@ class Problem:
     row_pattern: np.ndarray
     pattern_groups: np.ndarray
     n_factors: int
+    most_factors: int
+    adaptive: bool
     priors: Priors
     links: tuple[LinkedTraits, ...]
     offset: np.ndarray
@@ -300,13 +305,14 @@ def default_n_factors(n: int, p: int) -> int:
 def build_problem(
     design: Design,
     priors: Priors,
-    n_factors: int | None,
+    n_factors: int | Literal["adaptive"] | None,
     h2_grid: int,
     link: LinkChoice = "identity",
     factor_design: Design | None = None,
     loadings_on: str | None = None,
     trait_data: pd.DataFrame | None = None,
     missing_memory: float | None = None,
+    only_on: Mapping[str, str] | None = None,
 ) -> Problem:
     """Check a design and lay it out for the sampler; ``missing_memory`` is `PATTERN_BYTES` unless given.
 
@@ -332,10 +338,18 @@ def build_problem(
     active, observed = latent.active, latent.known
     x = np.ascontiguousarray(design.X.to_numpy(dtype=float)[active].T)
     p, n = latent.start.shape
-    k = default_n_factors(n, p) if n_factors is None else n_factors
+    adaptive = isinstance(n_factors, str) and n_factors == "adaptive"
+    k = default_n_factors(n, p) if n_factors is None or adaptive else n_factors
+    most_factors = min(n, p, 2 * default_n_factors(n, p)) if adaptive else k
+    if adaptive:
+        notes.append(
+            f"n_factors='adaptive': {k} to begin with, at most {most_factors}; in the first three quarters of burn-in "
+            "unused factors are dropped (but one) and new ones added when all are used, then the number stays"
+        )
     if not isinstance(k, int | np.integer) or not 0 <= k <= min(n, p):
         raise OptionError(
-            f"n_factors={n_factors!r}: expected an integer from 0 to min(rows with data, traits) = {min(n, p)}."
+            f"n_factors={n_factors!r}: expected 'adaptive' or an integer from 0 to min(rows with data, traits) = "
+            f"{min(n, p)}."
         )
     if loadings_on is not None and isinstance(priors.loadings_prior, SpikeSlab):
         raise OptionError(
@@ -429,8 +443,9 @@ def build_problem(
                         f"the trait-specific variance of {held.sum()} latent trait(s) is held at 1: categories set no "
                         "scale"
                     )
-            log_prior_traits = np.log(masses)
-            log_prior_factors = np.log(prior_masses(priors.h2_factors, grid, "h2_factors"))
+            of_factors = prior_masses(priors.h2_factors, grid, "h2_factors")
+            log_prior_traits = np.log(_without(masses, grid, components, design, only_on or {}, "factors"))
+            log_prior_factors = np.log(_without(of_factors, grid, components, design, only_on or {}, "traits"))
         return Problem(
             y=rotation.forward(y),
             x=rotation.forward(x),
@@ -456,6 +471,8 @@ def build_problem(
             row_pattern=row_pattern.reshape(-1).astype(np.intp),
             pattern_groups=pattern_groups,
             n_factors=int(k),
+            most_factors=int(most_factors),
+            adaptive=adaptive,
             priors=priors,
             links=latent.links,
             offset=np.zeros(n) if design.offset is None else design.offset[active],
@@ -469,6 +486,25 @@ def row_blocks(n: int, rank: int) -> tuple[slice, ...]:
     inside = BLOCK * int(np.clip(n // (64 * BLOCK), 1, 16))
     outside = blocks(n - rank, 32 * BLOCK)
     return (*blocks(rank, inside), *(slice(rank + rows.start, rank + rows.stop) for rows in outside))
+
+
+def _without(
+    masses: np.ndarray,
+    grid: ShareGrid,
+    components: Sequence[Component],
+    design: Design,
+    only_on: Mapping[str, str],
+    others: str,
+) -> np.ndarray:
+    """Masses of the shares of traits (or factors) without the random effects that are only on the `others`."""
+    left_out = [m for m, c in enumerate(components) if only_on.get(design.terms[c.term].cov or "") == others]
+    kept = np.where(np.any(grid.shares[:, left_out] > 0, axis=1), 0.0, masses)
+    if kept.sum() == 0.0:
+        raise OptionError(
+            f"markers_on='{others}' leaves shares of zero only, which the prior of the shares gives no mass. Choose "
+            "h2='uniform' or 'spike', and a PrecisionPrior for residual."
+        )
+    return kept / kept.sum()
 
 
 def group_patterns(
