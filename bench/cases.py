@@ -15,6 +15,9 @@ CASES = {
     # many rows: records of 2000 lines with a dense kinship; families of at most 20 from a pedigree
     "slam_E": {"layout": "records", "n": 100_000, "p": 50, "k": 10},
     "slam_E_families": {"layout": "pedigree", "n": 50_000, "p": 50, "k": 10},
+    # counts: traits drawn in a block, and RNA-seq by every link against the latent traits themselves
+    "links_step": {"n": 200, "p": 2000},
+    "links_rnaseq": {"n": 200, "p": 2000, "k": 5, "n_factors": 10, "burn": 500, "draws": 500},
     # repeated measurements: individuals, times of each, columns of the basis
     "curves_small": {"n": 300, "times": 8, "b": 7},
     "curves_large": {"n": 5000, "times": 20, "b": 12},

@@ -64,13 +64,12 @@ cdef double binomial_mode(double y, double size, double mean, double prec) noexc
 
 
 cdef double tangent_point(
-    Cumulant cumulant, double size, double t, double linear, double prec, double start, double side,
+    Cumulant cumulant, double size, double t, double base, double linear, double prec, double start, double side,
     double *drop, double *slope,
 ) noexcept nogil:
     """Distance from t at which the log density has dropped by about one; any distance makes a valid envelope."""
-    cdef double distance = start, base, there, curvature
+    cdef double distance = start, there, curvature
     cdef int i
-    base = cumulant(t, size, slope, &curvature)
     for i in range(4):
         there = cumulant(t + side * distance, size, slope, &curvature)
         drop[0] = 0.5 * prec * distance * distance + side * linear * distance + there - base
@@ -103,11 +102,11 @@ cdef Py_ssize_t draw_log_concave(
         # t is the mode up to rounding; the density exceeds its value there by no more than this.
         top = 0.5 * (linear + slope) * (linear + slope) / omega
         start = SQRT2 / sqrt(omega + curvature)
-        far_left = tangent_point(cumulant, h, t, linear, omega, start, -1.0, &drop_left, &slope_left)
+        far_left = tangent_point(cumulant, h, t, base, linear, omega, start, -1.0, &drop_left, &slope_left)
         if start > 2.0:
             # An exponential grows by one long before that.
             start = fmin(start, log1p(1.0 / slope) + 1.0)
-        far_right = tangent_point(cumulant, h, t, linear, omega, start, 1.0, &drop_right, &slope_right)
+        far_right = tangent_point(cumulant, h, t, base, linear, omega, start, 1.0, &drop_right, &slope_right)
         # Where the tangents meet the plateau, and the mass beyond.
         flat_left = far_left - (drop_left + top) / slope_left
         flat_right = far_right - (drop_right + top) / slope_right
@@ -204,20 +203,23 @@ def sum_negative_binomial(
     The variance is ``mean + mean^2 / shape``; eq. LINK-7.
     """
     cdef Py_ssize_t i, j, c, n = y.shape[1]
-    cdef double mean, r, total, log_r, log_gamma_r
+    cdef double mean, r, total, log_gamma_r
     with nogil:
         for j in range(y.shape[0]):
             for c in range(shape.shape[1]):
                 out[j, c] = 0.0
+            total = 0.0
             for i in range(n):
                 if y[j, i] != y[j, i]:
                     continue
+                total += y[j, i]
                 mean = exp(log_mean[j, i])
                 for c in range(shape.shape[1]):
                     r = shape[j, c]
-                    out[j, c] -= (y[j, i] + r) * log1p(mean / r) + y[j, i] * log(r)
+                    out[j, c] -= (y[j, i] + r) * log(1.0 + mean / r)
             for c in range(shape.shape[1]):
                 r = shape[j, c]
+                out[j, c] -= total * log(r)
                 log_gamma_r = log_gamma(r)
                 for i in range(n):
                     if y[j, i] == y[j, i]:

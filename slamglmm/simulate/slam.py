@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import linalg
+from scipy.special import expit
 
 from ..errors import OptionError
 from ..relmat import as_relmat, kinship
@@ -34,6 +35,11 @@ def slam(
     second_h2: Any = 0.1,
     missing: float = 0.0,
     covariances: bool = True,
+    link: Literal["identity", "poisson", "negative_binomial", "binomial"] = "identity",
+    intercept: float = 0.0,
+    dispersion: float = 0.1,
+    trials: int = 10,
+    size_factors: Any = None,
     seed: int | np.random.Generator | None = None,
 ) -> Simulated:
     r"""Many traits of related individuals, some of their covariance through latent factors.
@@ -71,7 +77,7 @@ def slam(
     density : float
         Share of the traits each factor loads on (at least one trait); the loadings there are standard normal.
     covariate : bool
-        Whether there is a covariate ``x``, standard normal, with effects N(0, 0.5^2). Intercepts are N(0, 1).
+        Whether there is a covariate ``x``, standard normal, with effects N(0, 0.5^2).
     second : str, optional
         Name of a second grouping factor with K = I, its levels dealt out evenly at random.
     n_second : int
@@ -82,6 +88,17 @@ def slam(
         Share of the cells of Y made NaN at random, 0 <= missing < 1.
     covariances : bool
         Whether `truth` holds G and R; with many thousands of traits each p x p matrix takes gigabytes.
+    link : str
+        What is observed: Y itself, or counts around it, Poisson or negative binomial with mean ``size exp(Y)``, or
+        binomial with logit Y. `truth` then is about the latent traits.
+    intercept : float
+        Mean of the intercepts, which are N(intercept, 1).
+    dispersion : float
+        d of negative binomial counts, whose variance is ``m + d m^2``.
+    trials : int
+        Of each binomial count.
+    size_factors : array, one for each row, optional
+        Sizes of counts; one unless given.
     seed : int, numpy.random.Generator or None
         The same seed gives the same data.
 
@@ -90,7 +107,8 @@ def slam(
     Simulated
         `truth` holds: G (dict, term -> p x p) and R (p x p) unless `covariances` is False, h2 (term x trait: diag G
         over diag of all G and R, so per unit of K), h2_factor (term x factor), Lambda (factor x trait), B (fixef x
-        trait), F (n x k), U (dict, term -> level x trait: factor part and trait's own part together).
+        trait), F (n x k), U (dict, term -> level x trait: factor part and trait's own part together), H (n x p: the
+        latent traits, without missing cells).
 
     Raises
     ------
@@ -147,13 +165,15 @@ def slam(
         effects[term] = pd.DataFrame(on_factors @ loadings + own, index=levels[term], columns=traits)
     y += scores @ loadings
 
-    fixef = pd.DataFrame([rng.standard_normal(n_traits)], index=["Intercept"], columns=traits)
+    fixef = pd.DataFrame([intercept + rng.standard_normal(n_traits)], index=["Intercept"], columns=traits)
     y += fixef.to_numpy()
     if covariate:
         frame["x"] = rng.standard_normal(n)
         fixef.loc["x"] = 0.5 * rng.standard_normal(n_traits)
         y += np.outer(frame["x"], fixef.loc["x"])
 
+    latent = pd.DataFrame(y.copy(), columns=traits)
+    y = _observe(y, link, dispersion, trials, size_factors, rng)
     y.ravel()[rng.choice(y.size, round(missing * y.size), replace=False)] = np.nan
 
     total = (loadings**2).sum(axis=0) + variance
@@ -165,6 +185,7 @@ def slam(
         "B": fixef,
         "F": pd.DataFrame(scores, columns=factors),
         "U": effects,
+        "H": latent,
     }
     if covariances:
         truth["G"] = {
@@ -173,6 +194,22 @@ def slam(
         truth["R"] = _covariance(loadings, rest_factors, variance * rest_traits, traits)
     formula = " + ".join(["~ x" if covariate else "~ 1", *(f"(1 | {term})" for term in terms)])
     return Simulated(frame, pd.DataFrame(y, columns=traits), {group: k_matrix}, formula, truth)
+
+
+def _observe(
+    latent: np.ndarray, link: str, dispersion: float, trials: int, size_factors: Any, rng: np.random.Generator
+) -> np.ndarray:
+    """Data given the latent traits."""
+    if link == "identity":
+        return latent
+    if link == "binomial":
+        return rng.binomial(trials, expit(latent)).astype(float)
+    mean = np.exp(latent)
+    if size_factors is not None:
+        mean *= np.asarray(size_factors, dtype=float)[:, None]
+    if link == "negative_binomial":
+        mean *= rng.gamma(1.0 / dispersion, dispersion, mean.shape)
+    return rng.poisson(mean).astype(float)
 
 
 def _individuals(
@@ -236,7 +273,22 @@ def _refuse(given: dict[str, Any]) -> None:
         raise OptionError("simulate.slam: give lines or relmat, not both.")
     if given["relmat"] is not None and len(given["relmat"]) != 1:
         raise OptionError(f"simulate.slam: relmat must hold one grouping factor, got {len(given['relmat'])}.")
-    least = {"families": 1, "per_family": 1, "lines": 2, "records": 1, "n_traits": 1, "n_factors": 0, "n_second": 1}
+    links = ("identity", "poisson", "negative_binomial", "binomial")
+    if given["link"] not in links:
+        raise OptionError(f"simulate.slam: link={given['link']!r}: expected one of {', '.join(links)}.")
+    if not given["dispersion"] > 0:
+        raise OptionError(f"simulate.slam: dispersion must be above 0, got {given['dispersion']}.")
+    least = {
+        "families": 1,
+        "per_family": 1,
+        "lines": 2,
+        "records": 1,
+        "n_traits": 1,
+        "n_factors": 0,
+        "n_second": 1,
+        "trials": 1,
+    }
+
     for name, minimum in least.items():
         if given[name] is not None and given[name] < minimum:
             raise OptionError(f"simulate.slam: {name} must be at least {minimum}, got {given[name]}.")

@@ -99,8 +99,8 @@ def test_kinds_in_another_order(truth):
     assert np.corrcoef(off_diagonal(second.G().loc[Y.columns, Y.columns]), off_diagonal(G))[0, 1] > 0.98
     # Intercepts share their level with the factors and mix slowly; what is fitted does not.
     np.testing.assert_allclose(second.fixef().loc["x", Y.columns], first.fixef().loc["x"], atol=0.1)
-    distance = second.fitted()[Y.columns] - first.fitted()
-    assert np.all(np.sqrt((distance**2).mean()) < 0.25 * truth.Y.std())
+    both = np.corrcoef(second.fitted()[Y.columns].to_numpy().ravel(), first.fitted().to_numpy().ravel())
+    assert both[0, 1] > 0.99
 
 
 def same(first, second):

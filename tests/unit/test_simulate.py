@@ -204,3 +204,26 @@ def test_shares_at_the_edges():
 def test_refusals(options, text):
     with pytest.raises(OptionError, match="^" + re.escape(f"simulate.slam: {text}")):
         simulate.slam(**options, seed=1)
+
+
+@pytest.mark.parametrize("link", ["poisson", "negative_binomial", "binomial"])
+def test_counts_around_the_latent_traits(link):
+    """Moments of 12,000 standardised counts given H: mean 0 and variance 1, |z| < 5 with the fourth moments drawn."""
+    sizes = np.linspace(0.5, 2.0, 600)
+    options = {"link": link, "dispersion": 0.4, "trials": 7, "intercept": 1.0, "seed": 1}
+    options |= {} if link == "binomial" else {"size_factors": sizes}
+    d = simulate.slam(families=60, per_family=10, n_traits=20, resid_var=0.1, density=0.2, missing=0.05, **options)
+    H, y = d.truth["H"].to_numpy(), d.Y.to_numpy()
+    assert not np.isnan(H).any()
+    if link == "binomial":
+        share = 1 / (1 + np.exp(-H))
+        mean, variance = 7 * share, 7 * share * (1 - share)
+    else:
+        mean = sizes[:, None] * np.exp(H)
+        variance = mean + (0.4 * mean**2 if link == "negative_binomial" else 0.0)
+    z = ((y - mean) / np.sqrt(variance))[~np.isnan(y)]
+    for values, expected in ((z, 0.0), (z**2, 1.0)):
+        assert abs(values.mean() - expected) < 5 * values.std() / np.sqrt(len(values))
+    assert abs(d.truth["B"].loc["Intercept"].mean() - 1.0) < 1.0
+    with pytest.raises(OptionError, match="link='probit': expected one of identity, poisson"):
+        simulate.slam(link="probit")
