@@ -285,7 +285,7 @@ def test_number_of_factors():
         100,
     ]
     for bad in (-1, 4, 1.5):
-        with pytest.raises(OptionError, match=r"expected an integer from 0 to min\(rows with data, traits\) = 3"):
+        with pytest.raises(OptionError, match=r"an integer from 0 to min\(rows with data, traits\) = 3"):
             tiny_problem(k=bad)
     for bad in (1, 2.5):
         with pytest.raises(OptionError, match=r"h2_grid=.*expected an integer of at least 2"):
