@@ -130,8 +130,8 @@ class Regression(Link):
         lost = pd.Index(self._owners[np.concatenate([made.rows for made in self.designs])]).unique().difference(labels)
         if len(lost):
             raise DataError(
-                f"Regression: {len(lost)} individual(s) with measurements are not in data: {shortlist(lost)}. Add them "
-                "there, or drop their measurements."
+                f"Regression: {len(lost)} individual(s) with measurements are not in data: {shortlist(lost)} (data has "
+                f"{shortlist(labels, 3)}). Add them there, or drop their measurements."
             )
         return replace(self, individuals=labels)
 
