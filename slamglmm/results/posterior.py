@@ -443,7 +443,11 @@ class SlamResult(Result):
         -------
         DataFrame, row × trait
         """
-        name = "Data_mean" if _is_data(scale) and self.data_scales else "Eta_mean"
+        if _is_data(scale) and self.data_scales:
+            self._all_data_scales()
+            name = "Data_mean"
+        else:
+            name = "Eta_mean"
         values = self._values(name).mean(axis=0)
         return pd.DataFrame(values, index=self.design.X.index, columns=self.traits)
 
@@ -487,6 +491,8 @@ class SlamResult(Result):
         """
         labels = self._labels_of(random)
         to_data = _is_data(scale) and bool(self.data_scales)
+        if to_data:
+            self._all_data_scales()
         if newdata is None and random == "all" and interval is None:
             return self.fitted(scale=scale)
         terms = list(dict.fromkeys(self._component(label).term for label in labels))

@@ -259,7 +259,7 @@ def test_bad_input():
     with pytest.raises(DataError, match=r"measurements lacks the column.*'who'"):
         Regression("height ~ t", long, individual="who").bind(frame.rename(columns={"id": "who"}))
     link = Regression("height ~ t", long, individual="id")
-    with pytest.raises(DataError, match=r"1 individual.s. with measurements are not in data: 'i0' .data has 'i1', .*. Add them"):
+    with pytest.raises(DataError, match=r"1 individual.s. with measurements are not in data: 'i0' .data has 'i1'"):
         link.bind(frame.iloc[1:])
     with pytest.raises(DataError, match="more than one row for 'i2' of 'id'"):
         link.bind(frame.iloc[[0, 1, 2, 2, 3, 4, 5]])

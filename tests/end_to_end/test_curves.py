@@ -180,6 +180,9 @@ def test_bad_questions(small, fitted):
         fitted.curves({"time": [1.0], small.individual: ["animal01"]}, individuals=["animal01"])
     with pytest.raises(DataError, match="newdata has missing values in 'time'"):
         fitted.curves({"time": [np.nan]})
+    for ask in (fitted.h2, fitted.G, fitted.fitted, fitted.predict):
+        with pytest.raises(OptionError, match=r"'height\[Intercept\]', .* without data of their own"):
+            ask(scale="data")
     without = fit(small, store=("h2", "Lambda"))
     with pytest.raises(OptionError, match=r"curves..: 'Eta' not stored. Refit with store= naming 'Eta' .now"):
         without.curves()
