@@ -9,6 +9,7 @@ import pytest
 from slamglmm.fitters.slam import blocks
 from slamglmm.fitters.slam import problem as problem_module
 from slamglmm.fitters.slam.sweep import sweep
+from slamglmm.linalg.covariances import TurnedRows
 from slamglmm.priors import (
     FlatEffects,
     Horseshoe,
@@ -559,6 +560,18 @@ def plant_scattered_variance(patch):
     patch.setattr(blocks, "draw_scattered", wrong)
 
 
+def plant_upward_rays(patch):
+    """Shares on rays: the own one and the next, from which there is no way back."""
+    right = TurnedRows.forms
+
+    def wrong(self, rays):
+        cov = self.cov
+        forms, steps = right(self, np.arange(len(cov.inner))), cov.basis - cov.basis[self.points][:, None]
+        return np.where((steps == 0) | (steps == 1), forms, np.inf)
+
+    patch.setattr(TurnedRows, "forms", wrong)
+
+
 class WrongLocal(Infinite):
     """phi: shape df/2 instead of (df+1)/2."""
 
@@ -638,6 +651,7 @@ PLANTED = {
     "order of the scale move": (plant_gig_order, ONE_EFFECT, LIGHT["infinite"]),
     "swap always": (plant_swap, ONE_EFFECT, LIGHT["horseshoe"]),
     "factor precision": (plant_factor_precision, ON_RAYS, LIGHT["horseshoe"]),
+    "rays upwards": (plant_upward_rays, ON_RAYS, LIGHT["infinite"]),
     "variance of Z U": (plant_random_variance, "U in the chain, one effect", LIGHT["horseshoe"]),
     "Z U out of order": (plant_stale_random, "U in the chain, one effect", LIGHT["horseshoe"]),
     "variance of imputed cells": (plant_imputed_variance, "imputed, one effect", LIGHT["horseshoe"]),
@@ -661,7 +675,7 @@ PLANTED = {
 }
 
 
-LATE = ("zeros counted in the scale move", "odds of the spike", "Gram of the spike")
+LATE = ("rays upwards", "zeros counted in the scale move", "odds of the spike", "Gram of the spike")
 
 
 @pytest.mark.parametrize(
