@@ -159,3 +159,25 @@ def test_a_row_without_data_is_predicted(truth):
     expected = result.predict(truth.frame.iloc[[3]])
     np.testing.assert_allclose(result.fitted().iloc[3], expected.iloc[0], rtol=1.0)
     assert np.all(np.isfinite(result.fitted().to_numpy()))
+
+
+@pytest.mark.slow
+def test_three_kinds_in_one_model():
+    """10 Gaussian, 20 Poisson and 5 ordinal traits: genetic correlations within and across kinds."""
+    truth = sg.simulate.slam(families=60, per_family=5, n_traits=35, n_factors=3, resid_var=0.4, density=0.5, seed=11)
+    centred = truth.Y - truth.Y.mean()
+    names = list(centred)
+    kinds = {"gaussian": names[:10], "poisson": names[10:30], "ordinal": names[30:]}
+    Y = centred.copy()
+    Y[kinds["poisson"]] = np.random.default_rng(1).poisson(np.exp(1.5 + centred[kinds["poisson"]]))
+    liability = centred[kinds["ordinal"]].to_numpy()
+    Y[kinds["ordinal"]] = 1.0 + (liability > -0.7) + (liability > 0.6)
+    found = fit(truth, Y, kinds, n_factors=6, draws=400, burn=400).correlation("animal")
+    G = truth.truth["G"]["animal"]
+    true = G / np.sqrt(np.outer(np.diag(G), np.diag(G)))
+    for first, rows in kinds.items():
+        for second, columns in kinds.items():
+            pairs = [(r, c) for r in rows for c in columns if r < c]
+            if pairs:
+                both = [(found.loc[pair], true.loc[pair]) for pair in pairs]
+                assert np.corrcoef(np.transpose(both))[0, 1] > 0.9, (first, second)
