@@ -109,6 +109,32 @@ def test_prediction_of_new_rows(truth, fit):
     np.testing.assert_allclose(fit.predict(new, scale="data")["size"], fit.predict(new, interval=0.9)["size", "mean"])
 
 
+def test_counts_and_proportions():
+    """Ticks: the variance of a Poisson mixture row by row, offset included; cases of herds: proportions."""
+    short = {"n_factors": 0, "draws": 300, "burn": 200, "chains": 1, "seed": 1, "progress": False}
+    chicks, herds = sg.datasets.load("grouseticks").frame, sg.datasets.load("cbpp").frame
+    chicks = chicks.assign(effort=np.log(np.linspace(1.0, 2.0, len(chicks))))
+    ticks = sg.slam("TICKS ~ YEAR + offset(effort) + (1 | BROOD)", chicks, link="poisson", **short)
+    G, R = (pooled(ticks.variance_draws(name))[:, 0] for name in ("BROOD", "Residual"))
+    location = pooled(ticks.posterior["B"])[:, :, 0] @ ticks.design.X.to_numpy().T + chicks["effort"].to_numpy()
+    V = (G + R)[:, None]
+    mean = np.exp(location + V / 2)
+    variance = (mean + mean**2 * np.expm1(V)).mean(axis=1) + mean.var(axis=1)
+    h2 = ticks.h2(scale="data").loc[("BROOD", "TICKS"), "mean"]
+    np.testing.assert_allclose(h2, np.mean(mean.mean(axis=1) ** 2 * G / variance), rtol=1e-8)
+    assert abs(ticks.fitted(scale="data")["TICKS"].mean() / chicks["TICKS"].mean() - 1) < 0.1
+    cases = sg.slam("incidence ~ period + (1 | herd)", herds, link=sg.links.Binomial(trials=herds["size"]), **short)
+    fitted = cases.fitted(scale="data")["incidence"]
+    assert abs((fitted * herds["size"]).sum() - herds["incidence"].sum()) < 8
+    by_period = herds.assign(fitted=fitted * herds["size"]).groupby("period", observed=True)[
+        ["fitted", "incidence", "size"]
+    ]
+    sums = by_period.sum()
+    np.testing.assert_allclose(sums["fitted"] / sums["size"], sums["incidence"] / sums["size"], atol=0.03)
+    anyone = cases.predict(random="none", scale="data")["incidence"]
+    assert anyone.groupby(herds["period"], observed=True).nunique().eq(1).all()
+
+
 def test_latent_is_data_without_links(truth):
     fit = sg.slam(
         truth.formula, truth.frame, Y=truth.Y, relmat=truth.relmat, n_factors=1, draws=10, burn=5, chains=1, seed=1,
