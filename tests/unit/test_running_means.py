@@ -52,6 +52,14 @@ class Witness(RunningMeans):
 
     def add_block(self, problem, group, state, block, residual):
         super().add_block(problem, group, state, block, residual)
+        self._look(group, state, block)
+
+    def add_own_rows(self, problem, own, state, residual):
+        super().add_own_rows(problem, own, state, residual)
+        for group in problem.groups[own.groups]:
+            self._look(group, state, group.traits)
+
+    def _look(self, group, state, block):
         names = ("y", "coef", "tau", "g", "factors", "gamma", "kappa")
         self.seen.append((group, block, {name: copy.deepcopy(getattr(state, name)) for name in names}))
 

@@ -14,6 +14,7 @@ from ...linalg.threads import BLOCK, blocks
 from ...links import Parameters
 from .blocks import draw_effects
 from .effect_variances import EffectVariances
+from .own_rows import OwnRows
 from .problem import LinkedTraits, Problem, TraitGroup
 from .state import State
 
@@ -329,33 +330,53 @@ class RunningMeans:
         residual: TurnedRows,
     ) -> None:
         """Add one block of traits (blocks never overlap, so threads do not meet here)."""
-        cov, grid, g, b = group.cov, problem.grid, state.g[block], problem.b
-        self.coef[block] += state.coef[block, :b]
-        if problem.n_factor_effects:
-            self.coef_factor[block] += state.coef[block, b:] @ state.coef_factor
+        cov, g = group.cov, state.g[block]
+        shares = problem.grid.shares[g].T[:, :, None]
+        solved = residual.solve()
         if problem.collapsed:
-            solved = residual.solve()
             if self.eta is not None:
                 # y - E[residual]: data are constant, so only the residual's mean is summed.
                 self.eta[block] -= cov.residual_share[g][:, None] * solved
                 if problem.impute:
                     self.eta[block] += state.y[block]
+            self._add(problem, state, block, solved, shares, (slice(None), slice(None)))
         else:
-            solved = cov.leave(residual.solve())
-            if self.eta is not None:
-                self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
+            self._add(problem, state, block, cov.leave(solved), shares, (slice(None), group.rows))
+
+    def add_own_rows(self, problem: Problem, own: OwnRows, state: State, residual: np.ndarray) -> None:
+        """Add traits that are drawn together, given their residuals in common coordinates, shape (N,)."""
+        g = state.g[own.traits]
+        solved = own.leave(own.weights_of(g) * residual)
+        self._add(problem, state, own.traits, solved, problem.grid.shares[g].T[:, own.trait], (own.trait, own.row))
+
+    def _add(
+        self,
+        problem: Problem,
+        state: State,
+        block: slice,
+        solved: np.ndarray,
+        shares: np.ndarray,
+        at: tuple[slice | np.ndarray, slice | np.ndarray],
+    ) -> None:
+        """Add traits whose ``V^-1 e`` and shares are given for the cells ``at`` of the block."""
+        b = problem.b
+        self.coef[block] += state.coef[block, :b]
+        if problem.n_factor_effects:
+            self.coef_factor[block] += state.coef[block, b:] @ state.coef_factor
+        if self.eta is not None and not problem.collapsed:
+            self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
         if self.spread is not None:
             self.spread.add_block(problem, state, block)
         for m in range(len(problem.components)):
-            own = grid.shares[g, m][:, None] * solved
-            total = (state.coef[block, b:] * grid.shares[state.gamma, m]) @ self._solved_factors
+            own = shares[m] * solved
+            total = (state.coef[block, b:] * problem.grid.shares[state.gamma, m]) @ self._solved_factors
             if self.own is None:
                 total += own
                 self.alpha[m, block] += total
             else:
-                self.own[m, block][:, group.rows] += own
+                self.own[m, block][at] += own
                 self.alpha[m, block] += total
-                total[:, group.rows] += own
+                total[at] += own
             if self.spread is not None:
                 self.spread.add_means(problem, m, block, total)
 

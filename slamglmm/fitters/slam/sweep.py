@@ -51,9 +51,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         draw.draw_local_scales(problem, state, own.traits, stream)
         draw.weigh_own_traits(problem, own, state, residual, stream)
         if running is not None:
-            for group, span in zip(problem.groups[own.groups], own.spans, strict=True):
-                rows = group.cov.turn(residual[None, span], state.g[group.traits])
-                running.add_block(problem, group, state, group.traits, rows)
+            running.add_own_rows(problem, own, state, residual)
 
     pool.run(draw_own_rows, problem.own_rows)
     if k:
