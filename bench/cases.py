@@ -22,7 +22,7 @@ CASES = {
     "curves_small": {"n": 300, "times": 8, "b": 7},
     "curves_large": {"n": 5000, "times": 20, "b": 12},
     # effective samples: maize trial, half sibs (reference files), two simulated sets
-    "mixing_W1": {"k": 15, "chains": 4, "burn": 500, "draws": 1000},
+    "mixing_W1": {"k": 15, "chains": 8, "burn": 500, "draws": 1000},
     "mixing_W2": {"k": 15, "chains": 2, "burn": 500, "draws": 2000},
     "mixing_tall": {
         "k": 6,
