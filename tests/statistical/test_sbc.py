@@ -97,6 +97,10 @@ def test_ranks_are_uniform_long(case, monkeypatch):
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
 @pytest.mark.parametrize("case", ["regression", "probes"])
 def test_ranks_with_coefficients_are_uniform(case):
-    """Links whose latent traits are not the columns of the data."""
+    """Links whose latent traits are not the columns of the data.
+
+    Thinned by more than elsewhere: R takes up to 80 iterations to forget itself where coefficients are drawn, and ranks
+    among dependent draws are not uniform.
+    """
     problem = test_geweke_coefficients.make(case, n=20)
-    check(ranks(problem, fits=150, seed=list(case.encode()), burn=300, simulate=linked))
+    check(ranks(problem, fits=110, seed=list(case.encode()), burn=300, thin=40, simulate=linked))
