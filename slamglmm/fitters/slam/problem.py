@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -628,7 +629,8 @@ def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
     offset = np.zeros(design.n) if design.offset is None else design.offset
     measured = []
     for part in parts:
-        columns = [i for i, name in enumerate(values.columns) if str(name) in set(part.columns)]
+        mine = set(part.columns)
+        columns = [i for i, name in enumerate(values.columns) if str(name) in mine]
         measured.append(Measurements(values.iloc[:, columns], offset, design.rows, design.n + design.n_dropped))
     likelihoods = [part.link.prepare(of) for part, of in zip(parts, measured, strict=True)]
     says = np.concatenate([likelihood.informative for likelihood in likelihoods]).any(axis=0)
@@ -637,12 +639,13 @@ def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
         # Centres and scales are those of the rows that count.
         likelihoods = [part.link.prepare(of.take(active)) for part, of in zip(parts, measured, strict=True)]
     names = [name for likelihood in likelihoods for name in likelihood.traits]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"link: two latent traits are called {shortlist(twice)}. Rename their columns.")
     wanted = [str(name) for name in values.columns]
     traits = wanted if sorted(wanted) == sorted(names) else names
-    order = np.array([traits.index(name) for name in names], dtype=np.intp)
+    position = {name: i for i, name in enumerate(traits)}
+    order = np.array([position[name] for name in names], dtype=np.intp)
     linked, first = [], 0
     for part, likelihood in zip(parts, likelihoods, strict=True):
         size = len(likelihood.traits)
