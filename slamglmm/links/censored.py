@@ -179,10 +179,10 @@ class CensoredLikelihood(Likelihood):
         return np.where(self.informative, self.scheme.values(eta) + self.offset, np.nan)
 
     def with_data(self, data: np.ndarray) -> CensoredLikelihood:
-        """Other values under the same limits and visits."""
+        """Other values under the same limits and visits; cells that are known stay known, as the sampler needs."""
         values = np.where(self.informative, data - self.offset, np.nan)
         lower, upper = self.scheme.bounds(values)
-        return replace(self, lower=lower, upper=upper, known=lower == upper)
+        return replace(self, lower=lower, upper=upper, start=np.where(self.known, values, self.start))
 
     def data_scales(self) -> tuple[DataScale, ...]:
         """Of the values before censoring."""

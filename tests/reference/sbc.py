@@ -51,7 +51,9 @@ def quantities(problem, state):
         out[f"total effect of {name} on 0"] = direct + through[columns.factor == q].sum()
     for variable in problem.link_variables:
         if variable.key not in problem.links[variable.part].likelihood.flat:
-            out[f"{variable.name} of the first"] = state.links[variable.part][variable.key].flat[0]
+            values = state.links[variable.part][variable.key].flat
+            # The first cut point is always zero.
+            out[f"{variable.name} of the first"] = values[1 if variable.key == "cuts" else 0]
     return out
 
 

@@ -21,7 +21,7 @@ from slamglmm.priors import (
 )
 from tests.reference.problems import tiny_problem
 from tests.reference.sbc import linked, ranks, uniformity
-from tests.statistical import test_geweke_coefficients
+from tests.statistical import test_geweke_coefficients, test_geweke_links
 
 FALSE_ALARM = 1e-3
 N_TESTS = 150  # at least the number of quantities below, over all cases
@@ -104,3 +104,12 @@ def test_ranks_with_coefficients_are_uniform(case):
     """
     problem = test_geweke_coefficients.make(case, n=20)
     check(ranks(problem, fits=110, seed=list(case.encode()), burn=300, thin=40, simulate=linked))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize("case", ["probit", "ordinal"])
+def test_ranks_with_links_are_uniform(case):
+    """Latent traits that the data only bound."""
+    problem = test_geweke_links.make(case)
+    check(ranks(problem, fits=150, seed=list(case.encode()), burn=200, simulate=linked))
