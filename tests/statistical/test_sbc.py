@@ -108,7 +108,7 @@ def test_ranks_with_coefficients_are_uniform(case):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
-@pytest.mark.parametrize("case", ["probit", "ordinal"])
+@pytest.mark.parametrize("case", ["probit", "ordinal", "censored"])
 def test_ranks_with_links_are_uniform(case):
     """Latent traits that the data only bound."""
     problem = test_geweke_links.make(case)
