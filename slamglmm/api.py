@@ -73,7 +73,7 @@ def slam(
         Where the effects of `markers` act: on factors and so on many traits at once, on single traits, or both.
     n_factors : int or "adaptive", optional
         Number of factors, more than you expect: unneeded ones shrink away. Default ``min(n - 1, p, 15 + p // 50)``, at
-        most 100. "adaptive" drops unused factors and adds new ones during burn-in.
+        most 100, and none for one trait. "adaptive" drops unused factors and adds new ones during burn-in.
     factor_formula : str, optional
         Fixed effects of the factors, such as ``"~ sex"``: what acts on many traits at once. Factors have no
         intercept; with ``Priors(fixef="shared")`` a covariate named in both formulas has one variance of its effects.
@@ -166,7 +166,7 @@ def slam(
         seed=seed,
         n_threads=n_threads,
         n_jobs=n_jobs,
-        store=None if store is None else tuple(store),
+        store=None if store is None else (store,) if isinstance(store, str) else tuple(store),
         store_dtype=store_dtype,
         out=out,
         progress=progress,

@@ -8,12 +8,14 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import __version__
 from .errors import DataError, OptionError, SlamError, shortlist
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, options.name)
+            options.command(options)
     except BrokenPipeError:
         # The reader (such as head) has seen enough; nothing may be flushed to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,8 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _show_warning(command: str, message: Warning | str, *_: Any) -> None:
+    """A warning as one line: there is no line of code of the user's to point at."""
+    print(f"slamglmm {command}: warning: {message}", file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("slamglmm", description="Mixed models for many traits of related individuals.")
+    parser.add_argument("--version", action="version", version=f"slamglmm {__version__}")
     commands = parser.add_subparsers(dest="name", required=True, metavar="command")
 
     demo = commands.add_parser("demo", help="fit 24 metabolites of 162 Arabidopsis lines; takes less than a minute")
@@ -119,18 +129,21 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    import pandas as pd
-
     from .api import slam
     from .relmat import kinship, pedigree_relmat
 
     _refuse_foreign(options.out)
-    frame = pd.read_csv(options.data)
+    frame = _table(options.data)
     if options.id is not None:
         frame = _indexed(frame, options.id, options.data)
     Y = None
     if options.Y is not None:
-        Y = pd.read_csv(options.Y)
+        Y = _table(options.Y)
+        if _has_row_names(Y):
+            raise OptionError(
+                f"--Y {options.Y}: the first column has no name, so it seems to hold row labels. Name it as the column "
+                "of the data that --id names, or leave it out (R: write.csv(row.names = FALSE))."
+            )
         Y = Y if options.id is None else _indexed(Y, options.id, options.Y).drop(columns=options.id)
     elif options.traits is not None:
         Y = frame[_chosen_traits(options.traits, list(frame.columns))]
@@ -138,7 +151,7 @@ def _fit(options: argparse.Namespace) -> None:
     sources: tuple[tuple[str, list[str], Callable[[Path], Any]], ...] = (
         ("relmat", options.relmat, _labelled),
         ("markers", options.markers, lambda path: kinship(_labelled(path), method="standardized")),
-        ("pedigree", options.pedigree, lambda path: pedigree_relmat(pd.read_csv(path))),
+        ("pedigree", options.pedigree, lambda path: pedigree_relmat(_table(path))),
     )
     for option, pairs, read in sources:
         for pair in pairs:
@@ -348,9 +361,26 @@ def _indexed(frame: pd.DataFrame, column: str, path: Path) -> pd.DataFrame:
 
 def _labelled(path: Path) -> pd.DataFrame:
     """A table with text labels in its first column."""
+    return _table(path, index_col=0, converters={0: str})
+
+
+def _table(path: Path, **how: Any) -> pd.DataFrame:
+    """A csv file."""
     import pandas as pd
 
-    return pd.read_csv(path, index_col=0, converters={0: str})
+    try:
+        table = pd.read_csv(path, **how)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected a csv file with commas and a first line of names; {error}.") from error
+    names = [str(name) for name in (table.index.name, *table.columns) if name is not None]
+    if len(names) == 1 and re.search(r"[;\t]", names[0]):
+        raise DataError(f"{path}: expected commas between columns, got the one column {names[0]!r}.")
+    return table
+
+
+def _has_row_names(table: pd.DataFrame) -> bool:
+    """Whether the first column is what pandas and R write without a name for it."""
+    return table.shape[1] > 0 and str(table.columns[0]) == "Unnamed: 0"
 
 
 def _chosen_traits(wanted: str, columns: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from inspect import signature
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .errors import DataError, OptionError
+from .errors import DataError, DroppedRowsWarning, OptionError
 
 LEAVE_ONE_OUT = "leave-one-out"
 
@@ -90,8 +91,9 @@ def cross_validate(
     Parameters
     ----------
     fitter : callable
-        Such as `slamglmm.slam`: takes ``(formula, data, Y=..., **options)``, keeps rows whose responses are missing,
-        and returns a result with ``fitted()``.
+        Such as `slamglmm.slam`: takes ``(formula, data, Y=..., **options)`` and returns a result with ``fitted()``, or
+        with ``predict(data, new_levels="zero")`` when it drops rows with missing responses. Of a fitter that drops such
+        rows, as `slamglmm.he` does, mask whole rows or groups: single cells would cost it nearly all of them.
     formula : str
     data : DataFrame, n rows
     Y : DataFrame or array, n × p
@@ -102,7 +104,7 @@ def cross_validate(
         What stays together: ``"cells"``, ``"rows"``, or the name of a column of `data` whose groups (lines or
         environments, say) are masked whole.
     predict : callable, optional
-        Takes a result and returns predictions, row × trait; the default is ``result.fitted()``.
+        Takes a result and returns predictions, row × trait.
     seed : int
         Of the folds; fold f is fitted with ``seed + f`` unless `options` has a seed.
     n_jobs : int
@@ -133,6 +135,8 @@ def cross_validate(
     """
     from joblib import Parallel, delayed
 
+    if not callable(fitter):
+        raise OptionError(f"fitter={fitter!r}: expected a function, such as slamglmm.slam.")
     observed = Y.astype(float) if isinstance(Y, pd.DataFrame) else pd.DataFrame(np.asarray(Y, dtype=float))
     if not isinstance(Y, pd.DataFrame):
         observed.columns = [f"y{j + 1}" for j in range(observed.shape[1])]
@@ -166,8 +170,16 @@ def _fit_fold(
     predict: Callable[[Any], pd.DataFrame] | None,
     options: dict[str, Any],
 ) -> np.ndarray:
-    result = fitter(formula, data, Y=masked, **options)
-    return np.asarray(result.fitted() if predict is None else predict(result), dtype=float)
+    with warnings.catch_warnings():
+        # Masked rows are missing on purpose; rows without predictors are an error of `cross_validate`.
+        warnings.simplefilter("ignore", DroppedRowsWarning)
+        result = fitter(formula, data, Y=masked, **options)
+    if predict is not None:
+        return np.asarray(predict(result), dtype=float)
+    fitted = result.fitted()
+    if len(fitted) < len(masked) and set(result.design.dropped_because) <= set(masked.columns):
+        fitted = result.predict(data, new_levels="zero")
+    return np.asarray(fitted, dtype=float)
 
 
 def _folds(folds: Any, by: str, data: Any, observed: pd.DataFrame, seed: int) -> tuple[np.ndarray, dict[int, Any]]:

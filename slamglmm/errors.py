@@ -5,7 +5,13 @@ Every message says what was expected, what came (name, value, first offending la
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
+
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 class SlamError(Exception):
@@ -72,3 +78,20 @@ def shortlist(items: Iterable[object], limit: int = 5) -> str:
     listed = list(items)
     shown = ", ".join(repr(str(item)) for item in listed[:limit])
     return shown if len(listed) <= limit else f"{shown}, ... ({len(listed)} in all)"
+
+
+def warn(message: str, category: type[SlamWarning]) -> None:
+    """Issue a warning at the user's own line: that of the call that led into the package.
+
+    Parameters
+    ----------
+    message : str
+    category : subclass of SlamWarning
+    """
+    level = outermost = 1
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            outermost = level
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    warnings.warn(message, category, stacklevel=outermost + 1)

@@ -44,6 +44,9 @@ class SlamPlots:
     def __init__(self, fit: SlamResult):
         self._fit = fit
 
+    def __repr__(self) -> str:
+        return f"Pictures of a fit of {self._fit.formula!r}: .trace(), .h2(), .G(label), .loadings()"
+
     def trace(
         self,
         variables: str | Sequence[str] = "h2",

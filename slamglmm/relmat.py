@@ -6,7 +6,6 @@ Whatever the source, a fitter sees a `Relmat`: labels, a symmetric positive semi
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from scipy import linalg, sparse
 from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
-from .errors import PedigreeError, RelmatError, SlamWarning, shortlist
+from .errors import PedigreeError, RelmatError, SlamWarning, shortlist, warn
 
 # Both are relative to the largest entry. The second is multiplied by the number of rows: a kinship of rank n - 1
 # has an eigenvalue of zero in theory, and one written to a file with six digits must still pass.
@@ -439,10 +438,9 @@ def kinship(markers: Any, method: str = "vanraden") -> pd.DataFrame:
     if left_out:
         why = [f"monomorphic: {shortlist(constant)}"] if constant else []
         why += [f"without any genotype: {shortlist(unobserved)}"] if unobserved else []
-        warnings.warn(
+        warn(
             f"kinship: {left_out} of {m} markers say nothing and are left out ({'; '.join(why)}).",
             SlamWarning,
-            stacklevel=2,
         )
     return pd.DataFrame(total / scale, index=labels, columns=labels.rename(None))
 

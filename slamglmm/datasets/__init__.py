@@ -193,3 +193,7 @@ def _table(name: str) -> Dataset:
 def _read(filename: str, dtype: dict[str, type] | None = None) -> pd.DataFrame:
     with resources.files(__name__).joinpath(filename).open(encoding="utf-8") as file:
         return pd.read_csv(file, dtype=dtype)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -38,7 +38,8 @@ def design(
         The index of a pandas frame labels the rows of `Design.X` and `Design.Y`.
     Y : DataFrame, Series or array, n x p, optional
         Responses, in the order of the rows of `data`; lined up by label when both have an index of their own and
-        these hold the same labels. Columns of an array are named y1 .. yp.
+        these hold the same labels; refused when only `Y` has them, in another order. Columns of an array are
+        named y1 .. yp.
     relmat : dict, optional
         Grouping factor -> relationship matrix of its levels: a labelled DataFrame, ``(matrix, labels)`` or a
         `Relmat`. The key for ``(1 | a:b)`` is ``"a:b"``, for ``(1 | gr(id, cov="D"))`` it is ``"D"``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from formulaic.parser.types import Term
 
-from ..errors import DataError, DroppedRowsWarning, FormulaError, OptionError, shortlist
+from ..errors import DataError, DroppedRowsWarning, FormulaError, OptionError, shortlist, warn
 from ..relmat import Relmat
 from .bars import Bar, SplitFormula, split_formula
 from .columns import as_fitted, kinds_of, missing_rows, open_frame, row_labels, take_columns, tidy
@@ -182,10 +181,9 @@ def _report_dropped(n_dropped: int, n: int, because: Mapping[str, int]) -> None:
     more = f" and {len(because) - 8} more columns" if len(because) > 8 else ""
     if n_dropped == n:
         raise DataError(f"no row is complete: missing values in {', '.join(causes)}{more}.")
-    warnings.warn(
+    warn(
         f"{n_dropped} of {n} rows dropped because of missing values in {', '.join(causes)}{more}.",
         DroppedRowsWarning,
-        stacklevel=4,
     )
 
 

@@ -217,7 +217,9 @@ def read_relmats(relmat: Mapping[str, Any] | None, groups: Sequence[Group]) -> d
     spare = [key for key in given if key not in wanted]
     if spare:
         names = shortlist(dict.fromkeys(group.name for group in groups)) or "none"
-        raise OptionError(f"relmat has {shortlist(spare)}, but the random terms group by {names}.")
+        covs = shortlist(dict.fromkeys(group.cov for group in groups if group.cov is not None))
+        asked = f" and ask for the matrix {covs}" if covs else ""
+        raise OptionError(f"relmat has {shortlist(spare)}, but the random terms group by {names}{asked}.")
     absent = [group.cov for group in groups if group.cov is not None and group.cov not in given]
     if absent:
         raise OptionError(

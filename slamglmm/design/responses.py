@@ -125,7 +125,16 @@ def aligned_vector(values: Any, index: pd.Index, name: str) -> np.ndarray:
 def _row_order(given: pd.Index, index: pd.Index, name: str) -> np.ndarray | None:
     if len(given) != len(index):
         raise DataError(f"{name} has {len(given)} rows, data has {len(index)}. Give one row per row of data.")
-    if _is_default(given) or _is_default(index) or given.equals(index):
+    if given.equals(index):
+        return None
+    if _is_default(given) or _is_default(index):
+        # A shuffled or sorted table beside data that only count their rows.
+        if not _is_default(given) and given.is_unique and given.isin(index).all():
+            raise DataError(
+                f"{name} has the row labels of data in another order, and those of data only count rows: it is unclear "
+                f"whether rows go by label or by position. By label: give {name}.loc[data.index]; by position: "
+                f"{name}.reset_index(drop=True)."
+            )
         return None
     if given.is_unique and index.is_unique:
         order = given.get_indexer(index)

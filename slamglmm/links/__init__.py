@@ -58,3 +58,7 @@ __all__ = [
     "kept_by_links",
     "voom",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

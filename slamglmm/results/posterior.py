@@ -299,8 +299,10 @@ class SlamResult(Result):
         DataFrame, level × trait
         """
         component = self._component(self._one_term(label, residual=False))
-        values = self._values(f"U_mean_{component.label}", "U_mean").mean(axis=0)
-        return self._level_frame(component, values)
+        mean, draws = f"U_mean_{component.label}", f"U_{component.label}"
+        if mean not in self.posterior and draws in self.posterior:
+            return self._level_frame(component, self._values(draws).mean(axis=(0, 1)))
+        return self._level_frame(component, self._values(mean, "U_mean").mean(axis=0))
 
     def ranef_sd(self, label: str | None = None) -> pd.DataFrame:
         """Posterior standard deviation of the total effects of one random effect: how far `ranef` may be off.
@@ -319,7 +321,7 @@ class SlamResult(Result):
         """
         component = self._component(self._one_term(label, residual=False))
         draws, variance, mean = (f"{name}_{component.label}" for name in ("U", "U_var", "U_mean"))
-        if variance not in self.posterior and draws in self.posterior:
+        if not self._has((variance, mean)) and draws in self.posterior:
             return self._level_frame(component, self._values(draws).std(axis=(0, 1)))
         within = self._values(variance, "U_var").mean(axis=0)
         between = self._values(mean, "U_mean").var(axis=0)
@@ -448,7 +450,8 @@ class SlamResult(Result):
             name = "Data_mean"
         else:
             name = "Eta_mean"
-        values = self._values(name).mean(axis=0)
+        from_draws = name == "Eta_mean" and name not in self.posterior and "Eta" in self.posterior
+        values = self._values("Eta").mean(axis=(0, 1)) if from_draws else self._values(name).mean(axis=0)
         return pd.DataFrame(values, index=self.design.X.index, columns=self.traits)
 
     def predict(
@@ -520,7 +523,7 @@ class SlamResult(Result):
             draws = self._expected_data(draws, labels)
         if interval is None:
             return pd.DataFrame(draws.mean(axis=(0, 1)), index=design.X.index, columns=self.traits)
-        low, high = np.quantile(draws, _tails(interval), axis=(0, 1))
+        low, high = np.quantile(draws, _tails(interval, "interval"), axis=(0, 1))
         parts = {"mean": draws.mean(axis=(0, 1)), "lower": low, "upper": high}
         frames = {name: pd.DataFrame(v, index=design.X.index, columns=self.traits) for name, v in parts.items()}
         table = pd.concat(frames, axis=1).swaplevel(axis=1)
@@ -959,7 +962,8 @@ class SlamResult(Result):
         return self._trait_frame(covariance.mean_covariance(*self._stacked(name, what)))
 
     def _level_frame(self, component: ComponentLabel, values: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(values, index=self.design.term(component.term).levels, columns=self.traits)
+        term = self.design.term(component.term)
+        return pd.DataFrame(values, index=term.levels.rename(term.group), columns=self.traits)
 
     def _parts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Share of a term in each factor and its part of each trait's own variance, with chain and draw."""
@@ -980,6 +984,8 @@ class SlamResult(Result):
         known = [*self._terms, RESIDUAL] if residual else self._terms
         if label is None and len(self._terms) == 1:
             return self._terms[0]
+        if not known:
+            raise OptionError(f"label={label!r}: the formula {self.formula!r} has no random effects.")
         if label not in known:
             raise OptionError(f"label={label!r}: expected one of {shortlist(known, 20)}.")
         return str(label)
@@ -1001,7 +1007,7 @@ class SlamResult(Result):
         return term.codes, np.where(term.codes >= 0, term.M[:, component.effect], 0.0)[:, None]
 
     def _trait_frame(self, values: np.ndarray) -> pd.DataFrame:
-        return pd.DataFrame(values, index=self.traits, columns=self.traits)
+        return pd.DataFrame(values, index=self.traits.rename("trait"), columns=self.traits)
 
     def _draw_coords(self) -> Mapping[str, Any]:
         return {name: self.posterior.coords[name].to_numpy() for name in ("chain", "draw")}
@@ -1018,13 +1024,15 @@ def _is_data(scale: str) -> bool:
     return scale == "data"
 
 
-def _tails(prob: float) -> list[float]:
+def _tails(prob: float, name: str = "prob") -> list[float]:
     if not 0 < prob < 1:
-        raise OptionError(f"prob={prob!r}: expected a probability between 0 and 1.")
+        raise OptionError(f"{name}={prob!r}: expected a probability between 0 and 1.")
     return [0.5 * (1 - prob), 0.5 * (1 + prob)]
 
 
 def _interval_table(draws: np.ndarray, index: pd.Index, prob: float) -> pd.DataFrame:
     low, high = np.quantile(_pooled(draws), _tails(prob), axis=0)
-    columns = {"mean": draws.mean(axis=(0, 1)), "sd": draws.std(axis=(0, 1)), "lower": low, "upper": high}
+    # Of a sample, as in `diagnostics`.
+    sd = draws.std(axis=(0, 1), ddof=1 if draws.shape[0] * draws.shape[1] > 1 else 0)
+    columns = {"mean": draws.mean(axis=(0, 1)), "sd": sd, "lower": low, "upper": high}
     return pd.DataFrame(columns, index=index)

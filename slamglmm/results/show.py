@@ -118,11 +118,12 @@ def slam_summary(fit: SlamResult, prob: float) -> Summary:
         table = pd.DataFrame.from_dict(kept, orient="index", columns=["dimensions", "MiB"])
         return Summary(title, tuple(facts), (("What was kept", table),), (*fit.notes, str(error)))
     facts.append(("convergence", _convergence(diagnostics)))
-    if len(table):
-        diagnosed = diagnostics.loc["h2"]
-        for column in ("ess_bulk", "r_hat"):
-            table[column] = diagnosed[column].to_numpy()
-    tables = [(f"Variance shares (h2), posterior mean and {prob:.0%} interval", table)]
+    variable, caption = "h2", "Variance shares (h2)"
+    if not fit.components:
+        variable, caption, table = "R", "Residual variances", fit.varcorr(prob).drop(columns="share")
+    for column in ("ess_bulk", "r_hat"):
+        table[column] = diagnostics.loc[variable].loc[table.index, column].to_numpy()
+    tables = [(f"{caption}, posterior mean and {prob:.0%} interval", table)]
     worst = diagnostics.sort_values("ess_bulk").head(3)[["mean", "sd", "mcse", "ess_bulk", "ess_tail", "r_hat"]]
     tables.append(("Smallest effective sample sizes", worst))
     return Summary(title, tuple(facts), tuple(tables), fit.notes)

@@ -232,7 +232,7 @@ class HeResult(Result):
             Of the component.
         """
         matrix = self.theta[self._position(label)]
-        return pd.DataFrame(matrix, index=list(self.traits), columns=list(self.traits))
+        return pd.DataFrame(matrix, index=pd.Index(self.traits, name="trait"), columns=list(self.traits))
 
     def R(self) -> pd.DataFrame:
         """Residual covariances among traits, trait x trait."""
@@ -330,7 +330,8 @@ class HeResult(Result):
         columns: Any = list(self.traits) if e == 1 else list(term.effects)
         if e > 1 and n_traits > 1:
             columns = pd.MultiIndex.from_product([self.traits, term.effects], names=["trait", "effect"])
-        return pd.DataFrame(values.transpose(1, 0, 2).reshape(r, n_traits * e), index=term.levels, columns=columns)
+        values = values.transpose(1, 0, 2).reshape(r, n_traits * e)
+        return pd.DataFrame(values, index=term.levels.rename(term.group), columns=columns)
 
     def fitted(self) -> pd.DataFrame:
         """Fixed effects, random effects and offset of the rows of the fit, row x trait."""

@@ -31,3 +31,7 @@ __all__ = [
     "sparse_lmm",
     "trio",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 import scipy.linalg
 
 from ...design import Design
-from ...errors import DataError, OptionError, SlamWarning, shortlist
+from ...errors import DataError, OptionError, SlamWarning, shortlist, warn
 from .moments import Moments, NormalEquations
 from .problem import RESIDUAL, Problem
 from .sources import Source
@@ -90,12 +89,11 @@ def read_distance(distance: Any, design: Design, correction: str | None) -> Dist
     negative = eigenvalues < -NEGATIVE * np.abs(eigenvalues).max()
     share = float(np.abs(eigenvalues[negative]).sum() / np.abs(eigenvalues).sum())
     if negative.any():
-        warnings.warn(
+        warn(
             f"the distance is not Euclidean: {int(negative.sum())} of {len(D)} eigenvalues of its centred matrix are "
             f"negative ({share:.0%} of their absolute sum). Shares of variance are still defined; correction='sqrt' "
             "or 'lingoes' makes it Euclidean.",
             SlamWarning,
-            stacklevel=3,
         )
     return DistanceResponse(M, int(negative.sum()), share, correction)
 

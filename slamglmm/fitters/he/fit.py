@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from ... import __version__
 from ...design import Design
-from ...errors import BoundaryWarning, DataError, OptionError, SlamWarning, shortlist
+from ...errors import BoundaryWarning, DataError, OptionError, SlamWarning, shortlist, warn
 from ...linalg.threads import single_threaded_blas
 from ...results.varcomp import HeResult, TraitCovariances
 from . import inference
@@ -99,7 +98,7 @@ def fit_he(
             )
         notes = list(problem.notes)
         for note in notes:
-            warnings.warn(note, SlamWarning, stacklevel=3)
+            warn(note, SlamWarning)
         if options.is_likelihood:
             parts = _by_likelihood(problem, options)
         else:
@@ -139,7 +138,7 @@ def _by_likelihood(problem: Problem, options: HeOptions) -> dict[str, Any]:
         else TraitCovariances(np.array([fit.covariance for fit in fits]), "observed information"),
         "moments": None,
         "model": HeModel(problem, variances, None),
-        "loglik": tuple(fit.loglik for fit in fits),
+        "loglik": tuple(float(fit.loglik) for fit in fits),
         "factors": tuple(fit.theta for fit in fits),
     }
 
@@ -346,7 +345,7 @@ def _check_gram(problem: Problem, moments: Moments, equations: NormalEquations, 
             f"{correlation[first, second]:.6f}; their variances "
             "cannot be told apart"
         )
-        warnings.warn(notes[-1], SlamWarning, stacklevel=5)
+        warn(notes[-1], SlamWarning)
 
 
 def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: list[str]) -> None:
@@ -364,7 +363,7 @@ def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: 
                     f"{' and '.join(term.effects)} does not vary)"
                     + (f" for {shortlist(singular)}" if problem.t > 1 else "")
                 )
-                warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
+                warn(notes[-1], BoundaryWarning)
     is_variance = [True, *(c.a == c.b for c in problem.components), *(True for _ in problem.markers)]
     values = np.einsum("itt->it", theta)
     total = values[is_variance].sum(axis=0)
@@ -379,7 +378,7 @@ def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: 
             notes.append(
                 f"variance of {shown} is estimated at zero (boundary)" + (f" for {shortlist(zero)}" if many else "")
             )
-            warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
+            warn(notes[-1], BoundaryWarning)
         if len(below):
             size = "" if many else f" ({values[i, 0]:.4g})"
             notes.append(
@@ -387,7 +386,7 @@ def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: 
                 + (f" for {shortlist(below)}" if many else "")
                 + "; method='rehe' keeps it at zero or above"
             )
-            warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
+            warn(notes[-1], BoundaryWarning)
         share = values[i] / total
         above = np.array(problem.traits)[share > 1 + 1e-9]
         if i and len(above):
@@ -396,4 +395,4 @@ def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: 
                 + (f" for {shortlist(above)}" if many else f" (h2 = {share[0]:.3g})")
                 + ": another variance is estimated below zero"
             )
-            warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
+            warn(notes[-1], BoundaryWarning)

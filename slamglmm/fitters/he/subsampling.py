@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from ...errors import FitError, OptionError, SlamWarning
+from ...errors import FitError, OptionError, SlamWarning, warn
 from .moments import NormalEquations, compute_moments
 from .problem import RESIDUAL, Problem
 from .solvers import condition, solve_equations
@@ -110,11 +109,10 @@ def draw_rows(problem: Problem, plan: Subsampling, rng: np.random.Generator) -> 
         unit = "family"
         if n_families < 10:
             if plan.unit == "auto":
-                warnings.warn(
+                warn(
                     "reREHE: the kinship ties all rows together, so individuals are drawn instead of families; a small "
                     "variance is then estimated less well than by method='rehe', which reads the same kinship once.",
                     SlamWarning,
-                    stacklevel=2,
                 )
             families, unit = np.arange(problem.n), "individual"
     n_units = int(families.max()) + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 import scipy.linalg
 
 from ... import __version__
-from ...errors import BoundaryWarning, DataError, OptionError, shortlist
+from ...errors import BoundaryWarning, DataError, OptionError, shortlist, warn
 from ...linalg.nnls import nonnegative_least_squares, solve_symmetric
 from ...linalg.threads import single_threaded_blas
 from ...results.varcomp import NetgsaResult
@@ -201,7 +200,7 @@ def _warn_at_boundary(theta: np.ndarray, notes: list[str]) -> None:
         if value <= 0:
             where = "at zero (boundary)" if value == 0 else f"below zero ({value:.4g}); zero is used in the tests"
             notes.append(f"variance of the {name} is estimated {where}")
-            warnings.warn(notes[-1], BoundaryWarning, stacklevel=4)
+            warn(notes[-1], BoundaryWarning)
 
 
 # -- tests ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import xarray as xr
 
 from ... import __version__
 from ...design import Design
-from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning
+from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning, warn
 from ...links import LinkChoice, Regression, kept_by_links
 from ...priors import Priors
 from ...results import load
@@ -83,11 +83,10 @@ def run_chains(
     runs = [runs[c] for c in kept]
     shortest = min(run.n_draws for run in runs)
     if len(runs) < chains or shortest < schedule.draws:
-        warnings.warn(
+        warn(
             f"interrupted: {shortest} of {schedule.draws} draws kept in {len(runs)} of {chains} chain(s). "
             + ("fit.extend(draws) goes on from here." if folder is None else "The same call goes on from here."),
             ConvergenceWarning,
-            stacklevel=3,
         )
     return runs
 
@@ -169,8 +168,17 @@ def fit_slam(
     progress: bool | None,
 ) -> SlamResult:
     """Fit the model to a design; arguments as in `slamglmm.slam`."""
-    if not isinstance(chains, int | np.integer) or chains < 1:
-        raise OptionError(f"chains={chains!r}: expected an integer of at least 1.")
+    if not isinstance(priors, Priors):
+        raise OptionError(
+            f"priors={priors!r}: expected slamglmm.Priors(...), such as slamglmm.Priors(loadings='infinite')."
+        )
+    for name, value in (("chains", chains), ("n_threads", 1 if n_threads is None else n_threads)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise OptionError(f"{name}={value!r}: expected an integer of at least 1.")
+    if not isinstance(n_jobs, int | np.integer) or n_jobs == 0:
+        raise OptionError(f"n_jobs={n_jobs!r}: expected the number of chains at the same time, or -1 for all cores.")
+    if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
+        raise OptionError(f"seed={seed!r}: expected an integer of at least 0, or None.")
     schedule = Schedule(
         draws, burn, thin, store or (*DEFAULT_STORE, *kept_by_links(link)), store_dtype, n_threads, n_jobs
     )
@@ -271,11 +279,10 @@ def _check_size(problem: Problem, schedule: Schedule, chains: int, out: str | Pa
     if total > LARGE_BYTES:
         parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in sizes.items() if size > 0.05 * total)
         where = "of memory: stream them to disk with out='folder', or" if out is None else "on disk:"
-        warnings.warn(
+        warn(
             f"the draws will take {total / 2**30:.1f} GiB {where} name fewer in store= ({parts} GiB)"
             + (", or halve them by store_dtype='float32'." if schedule.store_dtype == "float64" else "."),
             StorageWarning,
-            stacklevel=4,
         )
 
 

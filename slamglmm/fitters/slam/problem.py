@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ...design import Design
-from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortlist
+from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortlist, warn
 from ...linalg.covariances import Covariances, JointBasis, find_joint_basis
 from ...linalg.families import RandomEffect
 from ...linalg.rotation import Rotation
@@ -299,8 +298,8 @@ class Problem:
 
 
 def default_n_factors(n: int, p: int) -> int:
-    """``min(n - 1, p, 15 + p // 50)``, at most 100."""
-    return max(0, min(n - 1, p, 15 + p // 50, 100))
+    """``min(n - 1, p, 15 + p // 50)``, at most 100; none for one trait, whose factor would be a second residual."""
+    return 0 if p == 1 else max(0, min(n - 1, p, 15 + p // 50, 100))
 
 
 def build_problem(
@@ -712,11 +711,10 @@ def _check_effects(components: Sequence[Component]) -> None:
                 "term out."
             )
         if component.K is not None and not 0.8 <= mean <= 1.25:
-            warnings.warn(
+            warn(
                 f"relmat for '{component.label}': mean diagonal of Z K Z' is {mean:.3g}. K is used as given, so h2 is "
                 "the share at one unit of K, not at the average individual; divide K by this number if you want that.",
                 ScaleWarning,
-                stacklevel=2,
             )
 
 
@@ -879,5 +877,5 @@ def _describe_groups(
             f"{len(aliased)} fixed effect(s) cannot be estimated from a trait's own rows and are held at zero "
             f"(first: '{columns[c]}' on '{latent.traits[order[j]]}')"
         )
-        warnings.warn(lines[-1], SlamWarning, stacklevel=3)
+        warn(lines[-1], SlamWarning)
     return lines

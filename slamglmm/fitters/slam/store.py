@@ -60,9 +60,10 @@ class RunFolder:
             wanted = dict(call) if seed is None else {**call, "seed": seed}
             differing = [name for name in wanted if before.get(name) != wanted[name]]
             if differing:
+                more = " For more draws: slamglmm.load(out).extend(draws)." if differing == ["draws"] else ""
                 raise OptionError(
                     f"out={str(self.path)!r} holds a run that differs in {', '.join(differing)}. Name another folder, "
-                    "or delete this one."
+                    f"or delete this one.{more}"
                 )
             return before["seed"]
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
