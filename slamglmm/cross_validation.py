@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .design.responses import from_table
 from .errors import DataError, DroppedRowsWarning, OptionError
 
 LEAVE_ONE_OUT = "leave-one-out"
@@ -137,9 +138,8 @@ def cross_validate(
 
     if not callable(fitter):
         raise OptionError(f"fitter={fitter!r}: expected a function, such as slamglmm.slam.")
-    observed = Y.astype(float) if isinstance(Y, pd.DataFrame) else pd.DataFrame(np.asarray(Y, dtype=float))
-    if not isinstance(Y, pd.DataFrame):
-        observed.columns = [f"y{j + 1}" for j in range(observed.shape[1])]
+    # In the order of the data, which is that of predictions and groups.
+    observed = from_table(Y, data.index if isinstance(data, pd.DataFrame) else pd.RangeIndex(len(data)))
     of_cell, labels = _folds(folds, by, data, observed, seed)
     numbers = [int(f) for f in np.unique(of_cell[of_cell > 0])]
     # Variational fitters draw nothing and take no seed.

@@ -326,7 +326,7 @@ def _check_room(size: int, n_effects: int, n: int) -> None:
         raise DataError(
             f"random effects tie {size} of {n} rows to each other, and their eigenbasis needs {need / 2**30:.1f} GiB "
             f"of memory where this machine has {have / 2**30:.1f} GiB. Leave out the term that ties families together, "
-            "or set relationships between them to zero."
+            "set relationships between them to zero, or split variances by slamglmm.he, which needs no eigenbasis."
         )
 
 

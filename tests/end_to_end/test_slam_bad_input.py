@@ -120,9 +120,49 @@ def test_schedule(frame, Y, K, name, value):
         fit(frame, Y, K, **{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("priors", "horseshoe", r"priors='horseshoe': expected slamglmm.Priors\(\.\.\.\)"),
+        ("priors", {"loadings": "infinite"}, r"priors={'loadings': 'infinite'}: expected slamglmm.Priors"),
+        ("seed", "one", "seed='one': expected an integer of at least 0, or None"),
+        ("seed", -1, "seed=-1: expected"),
+        ("n_jobs", 0, "n_jobs=0: expected the number of chains at the same time, or -1"),
+        ("n_threads", 0, "n_threads=0: expected an integer of at least 1"),
+    ],
+)
+def test_options_of_a_wrong_kind(frame, Y, K, name, value, text):
+    with pytest.raises(OptionError, match=text):
+        fit(frame, Y, K, **{name: value})
+
+
+def test_no_random_effects_to_ask_for(frame, Y):
+    plain = fit(frame, Y, None, "~ x")
+    with pytest.raises(OptionError, match="label=None: the formula '~ x' has no random effects"):
+        plain.ranef()
+    assert "Residual variances, posterior mean" in str(plain.summary())
+    assert plain.to_frame()["mean"].equals(plain.varcorr()["mean"])
+
+
+def test_interval_is_called_interval(frame, Y, K):
+    with pytest.raises(OptionError, match="interval=95: expected a probability"):
+        fit(frame, Y, K).predict(frame, random="none", interval=95)
+
+
+@pytest.mark.parametrize("call", [fit, lambda frame, Y, K, formula: sg.he(formula, frame, Y=Y, relmat={"line": K})])
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.BoundaryWarning")
+def test_warnings_point_at_the_call(frame, Y, K, call):
+    """A line inside the package, which nobody can do anything about."""
+    frame.loc[2, "x"] = np.nan
+    with pytest.warns(DroppedRowsWarning) as seen:
+        call(frame, Y, K, "~ x + (1 | line)")
+    assert {warning.filename for warning in seen} == {__file__}
+
+
 def test_unknown_quantity_to_store(frame, Y, K):
     with pytest.raises(OptionError, match=r"unknown \['heritability'\].*Choose from h2"):
         fit(frame, Y, K, store=["heritability"])
+    assert "h2" in fit(frame, Y, K, store="h2").posterior
 
 
 def test_unknown_link(frame, Y, K):

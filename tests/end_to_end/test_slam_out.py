@@ -90,6 +90,8 @@ def test_another_call_is_refused_by_name(data, tmp_path):
     fit(data, out=tmp_path / "run", draws=4)
     with pytest.raises(OptionError, match=r"holds a run that differs in n_factors, draws\."):
         fit(data, out=tmp_path / "run", n_factors=2)
+    with pytest.raises(OptionError, match=r"differs in draws\..*For more draws: slamglmm.load\(out\).extend"):
+        fit(data, out=tmp_path / "run", draws=9)
     with pytest.raises(OptionError, match="differs in seed"):
         fit(data, out=tmp_path / "run", draws=4, seed=6)
     other = sg.simulate.slam(families=8, n_traits=20, n_factors=2, missing=0.05, seed=3)

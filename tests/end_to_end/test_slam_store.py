@@ -85,6 +85,28 @@ def test_lean_store_keeps_little_and_says_what_is_missing(data, lean):
             ask()
 
 
+def test_draws_serve_where_means_were_not_kept(data):
+    """Draws of U and of Eta have their means in them."""
+    drawn = fit(data, store=("U", "U_var", "Eta"))
+    plain = fit(data, store=("U", "U_mean"))
+    np.testing.assert_allclose(drawn.ranef("animal"), plain._values("U_animal").mean(axis=(0, 1)))
+    np.testing.assert_allclose(drawn.ranef_sd("animal"), plain.ranef_sd("animal"))
+    np.testing.assert_allclose(drawn.fitted(), drawn.posterior["Eta"].mean(("chain", "draw")))
+
+
+def test_names_of_the_axes(full):
+    """What csv files and plots say of rows."""
+    assert full.ranef("field").index.name == "field"
+    assert full.ranef_sd("animal").index.name == "animal"
+    for table in (full.G("animal"), full.R(), full.correlation("animal")):
+        assert table.index.name == "trait"
+
+
+def test_one_standard_deviation(full):
+    """Tables and diagnostics of the same draws."""
+    np.testing.assert_allclose(full.h2()["sd"], full.diagnostics().loc["h2"]["sd"], rtol=1e-9)
+
+
 def test_fit_without_any_variance_prints(data):
     bare = fit(data, store=("U_mean",), draws=4)
     assert "What was kept" in str(bare)

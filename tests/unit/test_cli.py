@@ -25,6 +25,9 @@ def files(tmp_path_factory):
     shuffled = data.Y.assign(animal=data.frame["animal"]).sample(frac=1, random_state=1)
     shuffled.to_csv(folder / "Y.csv", index=False)
     data.relmat["animal"].to_csv(folder / "K.csv")
+    data.Y.to_csv(folder / "numbered.csv")
+    data.Y.to_csv(folder / "semicolons.csv", index=False, sep=";")
+    (folder / "empty.csv").touch()
     pd.DataFrame({"id": frame["animal"], "dam": "", "sire": frame["sire"]}).to_csv(folder / "ped.csv", index=False)
     return folder
 
@@ -118,14 +121,28 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
         (["~ (1 | animal)", "--traits", "trait1", "--relmat", "K.csv"], "expected GROUP=FILE"),
         (["~ (1 | animal)", "--traits", "trait1", "--relmat", "animal=nowhere.csv"], "nowhere.csv"),
         (["~ (1 | animal)", "--traits", "trait1", "--id", "row"], "has no such column"),
+        (["~ (1 | animal)", "--Y", "{files}/numbered.csv"], "the first column has no name"),
+        (["~ (1 | animal)", "--Y", "{files}/semicolons.csv"], "expected commas between columns, got the one column"),
+        (["~ (1 | animal)", "--Y", "{files}/empty.csv"], "empty.csv: expected a csv file with commas"),
     ],
 )
 def test_what_the_user_can_mend_is_one_message(files, tmp_path, capsys, arguments, message):
-    """A traceback."""
+    """A traceback, or row numbers fitted as a trait."""
+    arguments = [argument.format(files=files) for argument in arguments]
     assert run("fit", files / "data.csv", *arguments, "--out", tmp_path / "out", *SHORT) == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.startswith("slamglmm fit: ")
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_one_line(files, tmp_path, capsys):
+    """A file and a line of code that the user has not written."""
+    labels = pd.read_csv(files / "K.csv", index_col=0)
+    (labels * 3).to_csv(tmp_path / "K3.csv")
+    assert run("fit", files / "data.csv", "trait1 ~ (1 | animal)", "--relmat", f"animal={tmp_path / 'K3.csv'}",
+               "--out", tmp_path / "out", *SHORT) == 0  # fmt: skip
+    assert capsys.readouterr().err.startswith("slamglmm fit: warning: relmat for 'animal': mean diagonal")
 
 
 def test_summary_of_a_saved_fit(files, tmp_path, capsys):

@@ -139,13 +139,41 @@ def test_seeds_are_given_by_fold_or_by_the_user(data):
         ({"by": "plot"}, "expected 'cells', 'rows' or a column"),
         ({"folds": np.ones(7)}, r"shape \(30,\) or \(30, 2\); got \(7,\)"),
         ({"folds": "all", "by": "line"}, r"folds='all', by='line': .* or 'leave-one-out' with by='rows' or a column"),
+        ({"fitter": "slam"}, "fitter='slam': expected a function, such as slamglmm.slam"),
         ({"folds": "leave-one-out"}, "folds='leave-one-out', by='cells': expected"),
     ],
 )
 def test_bad_folds(data, options, text):
     frame, Y = data
     with pytest.raises(OptionError, match=text):
-        sg.cross_validate(Echo, "~ 1", frame, Y=Y, **options)
+        sg.cross_validate(**({"fitter": Echo, "formula": "~ 1", "data": frame, "Y": Y} | options))
+
+
+def test_rows_are_matched_by_label(data):
+    """Predictions in the order of the data, compared with responses in another."""
+    frame, Y = (table.set_axis([f"r{i}" for i in range(N)]) for table in data)
+    options = {"folds": 3, "by": "line", "seed": 1}
+    ordered = sg.cross_validate(sg.slam, "~ (1 | line)", frame, Y=Y, n_factors=0, draws=5, burn=0, chains=1, **options)
+    mixed = Y.sample(frac=1, random_state=2)
+    shuffled = sg.cross_validate(
+        sg.slam, "~ (1 | line)", frame, Y=mixed, n_factors=0, draws=5, burn=0, chains=1, **options
+    )
+    pd.testing.assert_frame_equal(shuffled.observed, ordered.observed)
+    pd.testing.assert_frame_equal(shuffled.folds, ordered.folds)
+    pd.testing.assert_frame_equal(shuffled.predictions, ordered.predictions)
+
+
+def test_fitters_that_drop_masked_rows_predict_them():
+    """Relatives of a row that was left out say what it should be; without them, the mean of what was seen."""
+    d = sg.simulate.slam(families=20, n_traits=1, seed=4)
+    cv = sg.cross_validate(sg.he, d.formula, d.frame, Y=d.Y, relmat=d.relmat, folds=2, by="rows")
+    assert cv.predictions.notna().to_numpy().all()
+    inside = (cv.folds != 1).to_numpy()[:, 0]
+    by_hand = sg.he(d.formula, d.frame[inside], Y=d.Y[inside], relmat=d.relmat).predict(d.frame[~inside])
+    np.testing.assert_allclose(cv.predictions[~inside], by_hand, rtol=1e-8)
+    with pytest.raises(DataError, match=r"fold 1: \d+ of \d+ rows were predicted. Drop rows with missing predictors"):
+        sg.cross_validate(sg.he, d.formula, d.frame.assign(x=d.frame["x"].where(d.frame.index != d.frame.index[3])),
+                          Y=d.Y, relmat=d.relmat, folds=2, by="rows")  # fmt: skip
 
 
 def cross_validate_simulated(**options):

@@ -303,6 +303,12 @@ def test_table_of_responses(frame):
     shuffled = table.sample(frac=1, random_state=1)
     np.testing.assert_array_equal(sg.design("~ x", frame, Y=shuffled).Y, Y)
     np.testing.assert_array_equal(sg.design("~ x", frame, Y=table.reset_index(drop=True)).Y, Y)
+    counted, other = frame.reset_index(drop=True), table.reset_index(drop=True).sample(frac=1, random_state=1)
+    with pytest.raises(DataError, match=r"Y has the row labels of data in another order.*Y\.loc\[data\.index\]"):
+        sg.design("~ x", counted, Y=other)
+    with pytest.raises(DataError, match=r"weights has the row labels of data in another order"):
+        sg.design("y ~ x", counted, weights=other["a"] + 1)
+    np.testing.assert_array_equal(sg.design("~ x", frame.iloc[::-1], Y=table.reset_index(drop=True)).Y, Y)
     assert sg.design("~ x", frame, Y=table["a"]).traits.tolist() == ["a"]
     assert sg.design("~ x", frame, Y=frame["b"]).Y["b"].iloc[0] == 1.0
     polars = sg.design("~ x", frame, Y=pl.DataFrame({"a": [1, None] * 24}))
@@ -480,6 +486,8 @@ def test_relmat_errors(frame):
     K = kinship_like([f"g{i}" for i in range(5)])
     with pytest.raises(RelmatError, match=r"relmat for group 'g' lacks 3 of 8 levels \(first: 'g5', 'g6', 'g7'\). Add"):
         sg.design("y ~ (1 | g)", frame, relmat={"g": K})
+    with pytest.raises(OptionError, match=r"relmat has 'd', but .* group by 'g' and ask for the matrix 'D'"):
+        sg.design("y ~ (1 | gr(g, cov='D'))", frame, relmat={"d": K})
     with pytest.raises(OptionError, match="relmat has 'h', but the random terms group by 'g', 'k'"):
         sg.design("y ~ (1 | g) + (x | k)", frame, relmat={"h": K})
     with pytest.raises(OptionError, match="the formula asks for the matrix 'D', relmat has none"):

@@ -284,6 +284,8 @@ def test_number_of_factors():
         17,
         100,
     ]
+    # The factor of a single trait would be a second residual.
+    assert default_n_factors(100, 1) == 0
     for bad in (-1, 4, 1.5):
         with pytest.raises(OptionError, match=r"an integer from 0 to min\(rows with data, traits\) = 3"):
             tiny_problem(k=bad)
