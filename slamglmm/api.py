@@ -137,7 +137,7 @@ def slam(
     --------
     >>> import slamglmm as sg
     >>> data = sg.datasets.load("glucosinolates")
-    >>> K = sg.kinship(data.markers)
+    >>> K = sg.kinship(data.markers, method="standardized")
     >>> fit = sg.slam("~ 1 + (1 | line)", data.frame, Y=data.Y, relmat={"line": K},
     ...               n_factors=4, draws=20, burn=20, chains=1, seed=1)
     >>> fit.h2().shape
@@ -304,7 +304,7 @@ def he(
     --------
     >>> import slamglmm as sg
     >>> data = sg.datasets.load("glucosinolates")
-    >>> K = sg.kinship(data.markers)
+    >>> K = sg.kinship(data.markers, method="standardized")
     >>> fit = sg.he("~ 1 + (1 | line)", data.frame, Y=data.Y.iloc[:, :2], relmat={"line": K})
     >>> fit.varcorr().shape
     (4, 3)

@@ -404,6 +404,16 @@ def kinship(markers: Any, method: str = "vanraden") -> pd.DataFrame:
 
     Yang J et al. (2010) Common SNPs explain a large proportion of the heritability for human height.
     Nat Genet 42:565-569.
+
+    Examples
+    --------
+    >>> import pandas as pd, slamglmm as sg
+    >>> markers = pd.DataFrame({"snp1": [0, 1, 2], "snp2": [2, 2, 0]}, index=["a", "b", "c"])
+    >>> sg.kinship(markers, method="standardized").round(2)
+          a     b     c
+    a  1.00  0.25 -1.25
+    b  0.25  0.25 -0.50
+    c -1.25 -0.50  1.75
     """
     if method not in ("vanraden", "standardized"):
         raise RelmatError(f"kinship: method must be 'vanraden' or 'standardized', got {method!r}.")
@@ -528,6 +538,8 @@ def _refuse_bad_dosages(dosage: np.ndarray, names: np.ndarray, labels: pd.Index,
 
 # -- from a pedigree ---------------------------------------------------------------------------------
 
+# What programs write for an unknown parent: most 0, R NA, ASReml also *, SAS a dot.
+_UNKNOWN_PARENTS = {0, "0", "NA", "*", "."}
 _PEDIGREE_COLUMNS = {
     "id": ("id", "animal", "individual", "label"),
     "dam": ("dam", "mother"),
@@ -547,8 +559,8 @@ def pedigree_relmat(ped: Any, name: str = "") -> Relmat:
     ped : DataFrame (pandas, polars or another that narwhals reads)
         One row an individual, in any order, with columns for the individual (id, animal, individual or
         label), dam (or mother) and sire (or father); upper or lower case. An unknown parent is NaN, None or an
-        empty string, or 0 when no individual is called 0. One individual may be dam here and sire there, or
-        both at once (selfing), as in plants.
+        empty string, or 0, NA, * or a dot when no individual is called so. One individual may be dam here and
+        sire there, or both at once (selfing), as in plants.
     name : str
         The grouping factor it is for; used in messages.
 
@@ -572,6 +584,16 @@ def pedigree_relmat(ped: Any, name: str = "") -> Relmat:
 
     Quaas RL (1976) Computing the diagonal elements and inverse of a large numerator relationship matrix.
     Biometrics 32:949-953.
+
+    Examples
+    --------
+    >>> import pandas as pd, slamglmm as sg
+    >>> ped = pd.DataFrame({"id": ["lamb", "twin"], "dam": ["ewe", "ewe"], "sire": ["ram", None]})
+    >>> A = sg.pedigree_relmat(ped)
+    >>> A.to_frame().loc["lamb"].to_dict()
+    {'ewe': 0.5, 'ram': 0.5, 'lamb': 1.0, 'twin': 0.25}
+    >>> A.inverse.shape
+    (4, 4)
     """
     labels, dam, sire = _pedigree_codes(ped)
     n = len(labels)
@@ -619,7 +641,7 @@ def _pedigree_codes(ped: Any) -> tuple[pd.Index, np.ndarray, np.ndarray]:
             f"pedigree has individuals more than once: {shortlist(label for label in count if count[label] > 1)}. "
             "Keep one row for each."
         )
-    unknown = {None, ""} | ({0, "0"} - listed)
+    unknown = {None, ""} | (_UNKNOWN_PARENTS - listed)
     parents = dict.fromkeys(parent for pair in zip(columns["dam"], columns["sire"], strict=True) for parent in pair)
     added = [parent for parent in parents if parent not in unknown and parent not in listed]
     position = {label: i for i, label in enumerate([*added, *ids])}

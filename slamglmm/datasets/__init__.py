@@ -158,6 +158,12 @@ def load(name: str) -> Dataset:
     ------
     DataError
         For a name that is not known.
+
+    Examples
+    --------
+    >>> import slamglmm as sg
+    >>> sg.datasets.load("penicillin").frame.shape
+    (144, 3)
     """
     if name == "glucosinolates":
         return _glucosinolates()

@@ -120,6 +120,12 @@ class Priors:
     ------
     OptionError
         An unknown name; the message lists the known ones.
+
+    Examples
+    --------
+    >>> import slamglmm as sg
+    >>> priors = sg.Priors(loadings="infinite", fixef="shared")
+    >>> priors = sg.Priors(loadings=sg.Horseshoe(prop_0=0.3), h2=lambda shares: 1 - shares[:, 0])
     """
 
     h2: H2Prior = "uniform"

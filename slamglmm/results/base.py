@@ -144,6 +144,15 @@ def load(path: str | Path) -> Any:
     Notes
     -----
     Part of the folder is a Python pickle: load only what you, or people you trust, have saved.
+
+    Examples
+    --------
+    >>> import slamglmm as sg
+    >>> d = sg.datasets.load("penicillin")
+    >>> fit = sg.he("diameter ~ 1 + (1 | plate) + (1 | sample)", d.frame)
+    >>> folder = fit.save("my_fit")
+    >>> sg.load("my_fit").varcorr().equals(fit.varcorr())
+    True
     """
     manifest = Path(path) / MANIFEST
     if not manifest.exists():

@@ -491,6 +491,20 @@ class SlamResult(Result):
             New rows that cannot be encoded.
         OptionError
             Unknown labels, or an interval without the draws it needs.
+
+        Examples
+        --------
+        >>> import slamglmm as sg
+        >>> frame = sg.datasets.load("sleepstudy").frame
+        >>> fit = sg.slam("Reaction ~ Days + (1 + Days | Subject)", frame, store=(*sg.DEFAULT_STORE, "U"),
+        ...               draws=50, burn=50, seed=1)
+        >>> new = frame.iloc[:2].assign(Days=[10, 11])
+        >>> fit.predict(new, interval=0.9).columns.tolist()
+        [('Reaction', 'mean'), ('Reaction', 'lower'), ('Reaction', 'upper')]
+        >>> fit.predict(new.assign(Subject=["new one", "another"]), new_levels="zero").equals(
+        ...     fit.predict(new, random="none")
+        ... )
+        True
         """
         labels = self._labels_of(random)
         to_data = _is_data(scale) and bool(self.data_scales)
@@ -782,6 +796,15 @@ class SlamResult(Result):
         -------
         SlamResult
             A new result; this one is unchanged.
+
+        Examples
+        --------
+        >>> import slamglmm as sg
+        >>> frame = sg.datasets.load("pastes").frame
+        >>> fit = sg.slam("strength ~ 1 + (1 | batch / cask)", frame, draws=20, burn=20, seed=1)
+        >>> fit = fit.extend(30)
+        >>> fit.posterior.sizes["draw"]
+        50
         """
         return self.chains.extend(self, draws, progress)
 

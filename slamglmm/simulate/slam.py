@@ -114,6 +114,14 @@ def slam(
     ------
     OptionError
         For a size, share or variance that cannot be.
+
+    Examples
+    --------
+    >>> import slamglmm as sg
+    >>> d = sg.simulate.slam(families=20, n_traits=6, n_factors=2, seed=1)
+    >>> fit = sg.slam(d.formula, d.frame, Y=d.Y, relmat=d.relmat, draws=20, burn=20, chains=1, seed=1)
+    >>> fit.G("animal").shape == d.truth["G"]["animal"].shape
+    True
     """
     _refuse(locals())
     rng = np.random.default_rng(seed)

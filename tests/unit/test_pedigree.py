@@ -104,7 +104,7 @@ def test_founders_only():
     assert np.array_equal(np.asarray(a), np.eye(2))
 
 
-@pytest.mark.parametrize("unknown", [None, np.nan, "", pd.NA, "0", 0])
+@pytest.mark.parametrize("unknown", [None, np.nan, "", pd.NA, "0", 0, "NA", "*", "."])
 def test_unknown_parents(unknown):
     a = pedigree_relmat(from_rows(("x", unknown, unknown), ("y", "x", unknown)))
     assert list(a.labels) == ["x", "y"]
