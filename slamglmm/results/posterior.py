@@ -399,7 +399,14 @@ class SlamResult(Result):
 
         In standard deviations of a trait for one unit of a covariate; factors in the order and with the signs of
         `loadings`.
+
+        Raises
+        ------
+        OptionError
+            The fit has no ``loadings_on``.
         """
+        if self.trait_design is None:
+            raise OptionError("loading_effects: fit with loadings_on= and trait_data= first.")
         flat = _pooled(self._values("loading_effects"))[self._alignment_draws]
         order, sign = self._alignment
         matched = np.take_along_axis(flat, order[:, None, :], axis=2) * sign[:, None, :]

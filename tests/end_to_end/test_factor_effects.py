@@ -132,3 +132,15 @@ def test_messages(small):
     ).notes)  # fmt: skip
     with pytest.raises(OptionError, match=r"SharedEffects\(V=0, nu=1.0, df=3.0\): expected positive numbers"):
         sg.SharedEffects(V=0)
+
+
+def test_one_trait_has_a_factor_when_effects_need_it(small):
+    """An effect left out because a single trait has no factor by default."""
+    frame, Y, relmat = small[:3]
+    one = fit(frame, Y.iloc[:, [0]], relmat, "~ 1 + (1 | id)", factor_formula="~ x", n_factors=None, draws=5, burn=5)
+    assert one.posterior.sizes["factor"] == 1
+    assert one.fixef(total=True).loc["x"].abs().item() > 0
+    plain = fit(frame, Y.iloc[:, [0]], relmat, n_factors=None, draws=5, burn=5)
+    assert plain.posterior.sizes["factor"] == 0
+    with pytest.raises(OptionError, match="factor_formula= acts through factors, and n_factors=0 gives none here"):
+        fit(frame, Y, relmat, factor_formula="~ x", n_factors=0)

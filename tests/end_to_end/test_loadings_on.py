@@ -96,7 +96,10 @@ def test_messages(small):
         fit(frame, Y, relmat, temperature, priors=sg.Priors(loadings="spike_slab"), **options)
     with pytest.raises(OptionError, match="needs loadings_on="):
         sg.slam("~ 1 + (1 | line)", frame, Y=Y, relmat=relmat, trait_data=temperature)
-    with pytest.raises(OptionError, match="fit with loadings_on= and trait_data= first"):
-        sg.slam("~ 1 + (1 | line)", frame, Y=Y, relmat=relmat, n_factors=1, draws=2, burn=1, chains=1).predict_loadings(
-            temperature
-        )
+    plain = sg.slam("~ 1 + (1 | line)", frame, Y=Y, relmat=relmat, n_factors=1, draws=2, burn=1, chains=1)
+    with pytest.raises(OptionError, match="predict_loadings: fit with loadings_on= and trait_data= first"):
+        plain.predict_loadings(temperature)
+    with pytest.raises(OptionError, match="loading_effects: fit with loadings_on= and trait_data= first"):
+        plain.loading_effects()
+    with pytest.raises(OptionError, match="loadings_on= acts through factors, and n_factors=0 gives none"):
+        fit(frame, Y, relmat, temperature, **{**options, "n_factors": 0})

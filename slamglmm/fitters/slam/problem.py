@@ -340,6 +340,10 @@ def build_problem(
     p, n = latent.start.shape
     adaptive = isinstance(n_factors, str) and n_factors == "adaptive"
     k = default_n_factors(n, p) if n_factors is None or adaptive else n_factors
+    acts_on_factors = {"factor_formula": factor_design is not None, "loadings_on": loadings_on is not None}
+    asked = [name for name, given in acts_on_factors.items() if given]
+    if asked and n_factors is None:
+        k = max(k, min(n - 1, 1))
     most_factors = min(n, p, 2 * default_n_factors(n, p)) if adaptive else k
     if adaptive:
         notes.append(
@@ -351,6 +355,8 @@ def build_problem(
             f"n_factors={n_factors!r}: expected 'adaptive' or an integer from 0 to min(rows with data, traits) = "
             f"{min(n, p)}."
         )
+    if asked and k == 0:
+        raise OptionError(f"{asked[0]}= acts through factors, and n_factors={n_factors!r} gives none here.")
     if loadings_on is not None and isinstance(priors.loadings_prior, SpikeSlab):
         raise OptionError(
             "loadings_on= with loadings='spike_slab': a loading that may be zero has no mean to depend on covariates. "
