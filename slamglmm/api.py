@@ -88,7 +88,8 @@ def slam(
         ``[(link, columns), ...]``.
     priors : Priors, optional
     h2_grid : int
-        Steps of the grid of variance shares: 20 gives 0, 0.05 .. 0.95.
+        Steps of the grid of variance shares: 20 gives 0, 0.05 .. 0.95. Take more when residuals are small beside random
+        effects; `fit.notes` says when draws pile up at the end of the grid.
     missing : {"keep", "drop"}
         Rows with missing traits: kept (missing cells are integrated out or drawn), or dropped.
     missing_memory : float

@@ -101,3 +101,22 @@ def test_maize_trial_predicts_masked_cells():
     print(f"mean of chains: fitted {score(np.mean(fitted, 0)):.3f}, ranef {score(np.mean(genetic, 0)):.3f}")
     assert score(np.mean(fitted, axis=0)) >= 0.375
     assert score(np.mean(genetic, axis=0)) >= 0.305
+
+
+def test_a_grid_too_coarse_is_said():
+    """A residual of 1 % of the variance where the grid has no share below 5 %: overestimated without a word."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"g": np.repeat([f"g{i}" for i in range(12)], 4)})
+    small = np.repeat(rng.standard_normal(12), 4) + 0.1 * rng.standard_normal(48)
+    large = np.repeat(rng.standard_normal(12), 4) + rng.standard_normal(48)
+    Y = pd.DataFrame({"small": small, "large": large})
+    options = {"n_factors": 0, "draws": 60, "burn": 30, "chains": 2, "seed": 1}
+    coarse = sg.slam("~ 1 + (1 | g)", frame, Y=Y, **options)
+    line = "residual of 'small': its share is the smallest on the grid (0.05) in most draws"
+    assert coarse.notes[0].startswith(line)
+    assert coarse.notes[0].endswith("h2_grid=100")
+    assert line in str(coarse.summary())
+    fine = sg.slam("~ 1 + (1 | g)", frame, Y=Y, h2_grid=200, **options)
+    assert not any("smallest on the grid" in note for note in fine.notes)
+    assert coarse.R().loc["small", "small"] > 0.015
+    assert 0.007 < fine.R().loc["small", "small"] < 0.013

@@ -16,7 +16,7 @@ import xarray as xr
 
 from ... import __version__
 from ...design import Design
-from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning, warn
+from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning, shortlist, warn
 from ...links import LinkChoice, Regression, kept_by_links
 from ...priors import Priors
 from ...results import load
@@ -226,13 +226,14 @@ def fit_slam(
         "store": schedule.store,
         "store_dtype": store_dtype,
     }
+    posterior = posterior_dataset(problem, design, runs, schedule.store, store_dtype, folder, factor_design)
     fit = SlamResult(
         design=design,
         options=options,
         version=__version__,
         seconds=time.perf_counter() - begin,
-        notes=problem.notes,
-        posterior=posterior_dataset(problem, design, runs, schedule.store, store_dtype, folder, factor_design),
+        notes=(*_at_the_edge_of_the_grid(posterior, problem.grid.shares, h2_grid), *problem.notes),
+        posterior=posterior,
         grid=grid,
         components=components,
         chains=Chains(design, model, schedule, _without_draws(runs), problem),
@@ -246,6 +247,24 @@ def fit_slam(
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(folder.path)
     return fit
+
+
+def _at_the_edge_of_the_grid(posterior: xr.Dataset, shares: np.ndarray, steps: int) -> list[str]:
+    """One line when the grid is too coarse: most draws of a trait have the smallest residual share there is."""
+    smallest = 1.0 - shares.sum(axis=1).max(initial=0.0)
+    if "h2" not in posterior or shares.shape[1] == 0 or smallest < 1e-9:
+        return []
+    # A few hundred draws tell, and of a large run not all of them fit in memory.
+    h2 = posterior["h2"].isel(draw=slice(None, None, 1 + posterior.sizes["draw"] // 200))
+    residual = 1.0 - h2.sum("term").to_numpy()
+    often = (residual < smallest + 1e-6).mean(axis=(0, 1)) > 0.5
+    if not often.any():
+        return []
+    return [
+        f"residual of {shortlist(posterior['trait'].to_numpy()[often])}: its share is the smallest on the grid "
+        f"({smallest:.2g}) in most draws, so it is too large and other variances are off: refit with a finer grid, "
+        f"h2_grid={(5 if shares.shape[1] <= 2 else 2) * steps}"
+    ]
 
 
 def _curve_bases(problem: Problem, design: Design) -> Iterator[CurveBasis]:
