@@ -176,6 +176,8 @@ def slam(
 
 def _marker_tables(markers: Mapping[str, Any], relmat: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
     """Markers by grouping factor, as labelled frames."""
+    if not isinstance(markers, Mapping):
+        raise OptionError(f"markers must be a dict {{'group': dosages}}, got {type(markers).__name__}.")
     both = [name for name in markers if name in (relmat or {})]
     if both:
         raise OptionError(

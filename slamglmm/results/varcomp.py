@@ -185,11 +185,12 @@ class HeResult(Result):
             raise OptionError(f"kind must be 'wald' or 'quantile', got {kind!r}.")
         rows = self._order()
         values = np.einsum("itt->it", self.theta)
+        z = _normal_quantile(level, "level")
         if kind == "quantile":
             lower, upper = self._quantiles(level, of)
         else:
             centre = values if self._centred_at_estimate else np.einsum("itt->it", self.unconstrained)
-            half = NormalDist().inv_cdf((1 + level) / 2) * (self._se() if of == "variance" else self._share_se())
+            half = z * (self._se() if of == "variance" else self._share_se())
             centre = centre if of == "variance" else self._shares(centre)
             lower, upper = centre - half, centre + half
         shown = values if of == "variance" else self._shares(values)
@@ -264,7 +265,7 @@ class HeResult(Result):
                 "rg() needs several traits fitted together by moments: give Y= and method='rehe' or 'he'."
             )
         chosen = [i for i in self._order()[:-1] if self.is_variance[i]] if label is None else [self._position(label)]
-        z = NormalDist().inv_cdf((1 + level) / 2)
+        z = _normal_quantile(level, "level")
         rows, index = [], []
         for i in chosen:
             for u in range(t):
@@ -299,7 +300,7 @@ class HeResult(Result):
         if prob is None:
             return pd.DataFrame(coef.T, index=pd.Index(names, name="fixef"), columns=list(self.traits))
         se = np.sqrt(np.einsum("tbb->tb", covariance))
-        half = NormalDist().inv_cdf((1 + prob) / 2) * se
+        half = _normal_quantile(prob, "prob") * se
         index = pd.MultiIndex.from_product([names, list(self.traits)], names=["fixef", "trait"])
         columns = {"estimate": coef, "se": se, "lower": coef - half, "upper": coef + half}
         return pd.DataFrame({name: value.T.ravel() for name, value in columns.items()}, index=index)
@@ -359,8 +360,12 @@ class HeResult(Result):
         -------
         DataFrame, row x trait
         """
-        labels = [term.label for term in self.design.terms] if random == "all" else []
-        labels = labels if isinstance(random, str) else list(random)
+        if random == "all":
+            labels = [term.label for term in self.design.terms]
+        elif random == "none":
+            labels = []
+        else:
+            labels = [self.design.term(label).label for label in ([random] if isinstance(random, str) else random)]
         design = self.design if newdata is None else self.design.new(newdata, new_levels, terms=labels)
         values = design.X.to_numpy() @ np.nan_to_num(self.fixef().to_numpy())
         if design.offset is not None:
@@ -551,3 +556,10 @@ class NetgsaResult:
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
+
+
+def _normal_quantile(level: float, name: str) -> float:
+    """Standard errors on either side of an estimate that hold this probability."""
+    if not 0 < level < 1:
+        raise OptionError(f"{name}={level!r}: expected a probability between 0 and 1.")
+    return NormalDist().inv_cdf((1 + level) / 2)

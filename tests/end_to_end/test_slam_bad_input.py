@@ -246,3 +246,8 @@ def test_save_refuses_a_folder_of_other_things(frame, Y, K, tmp_path):
     with pytest.raises(DataError, match="expected a new or empty folder"):
         fit(frame, Y, K).save(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_markers_are_a_dict(frame, Y, K):
+    with pytest.raises(OptionError, match=r"markers must be a dict \{'group': dosages\}, got DataFrame"):
+        sg.slam("~ 1 + (1 | line)", frame, Y=Y, markers=K)

@@ -166,11 +166,27 @@ def test_fitted_predict_and_new_levels():
     np.testing.assert_allclose(fit.predict(frame), fit.fitted(), rtol=1e-12)
     fixed = fit.predict(frame, random="none")["Reaction"]
     np.testing.assert_allclose(fixed, b["Intercept"] + b["Days"] * frame["Days"])
+    pd.testing.assert_frame_equal(fit.predict(frame, random="Subject"), fit.predict(frame))
+    for wrong in ("subject", ["subject"]):
+        with pytest.raises(OptionError, match="no random term 'subject'; the terms are 'Subject'"):
+            fit.predict(frame, random=wrong)
     new = pd.DataFrame({"Days": [0, 1], "Subject": ["nobody", str(u.index[0])]})
     with pytest.raises(DataError, match="nobody"):
         fit.predict(new)
     found = fit.predict(new, new_levels="zero")["Reaction"]
     assert found.iloc[0] == pytest.approx(b["Intercept"])
+
+
+def test_probabilities_and_seeds_are_checked():
+    frame = sg.datasets.load("sleepstudy").frame
+    fit = sg.he("Reaction ~ Days + (1 | Subject)", frame)
+    for ask in (lambda: fit.conf_int(95), lambda: fit.conf_int(95, kind="quantile")):
+        with pytest.raises(OptionError, match="level=95: expected a probability between 0 and 1"):
+            ask()
+    with pytest.raises(OptionError, match="prob=1: expected a probability"):
+        fit.fixef(prob=1)
+    with pytest.raises(OptionError, match="seed='one': expected an integer of at least 0, or None"):
+        sg.he("Reaction ~ Days + (1 | Subject)", frame, seed="one")
 
 
 def test_levels_without_records_get_effects():

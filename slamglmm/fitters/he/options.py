@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ...errors import OptionError
 from .moments import INNER
 from .subsampling import Subsampling
@@ -62,6 +64,8 @@ class HeOptions:
             value = getattr(self, name)
             if value not in allowed:
                 raise OptionError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}.")
+        if self.seed is not None and (not isinstance(self.seed, int | np.integer) or self.seed < 0):
+            raise OptionError(f"seed={self.seed!r}: expected an integer of at least 0, or None.")
         least = {"n_blocks": 2, "n_draws": 2, "permutations": 0}
         if self.n_probes is not None:
             least["n_probes"] = 2
