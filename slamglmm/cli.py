@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--relmat", **of_group, help="csv file of a relationship matrix with labels on both sides")  # type: ignore[arg-type]
     fit.add_argument("--markers", **of_group, help="csv file of dosages, labels in the first column")  # type: ignore[arg-type]
     fit.add_argument("--pedigree", **of_group, help="csv file with the columns id, dam, sire")  # type: ignore[arg-type]
-    fit.add_argument("--factors", type=int, help="number of factors")
+    fit.add_argument("--factors", type=_count_or_adaptive, help="number of factors, or 'adaptive'")
     fit.add_argument("--chains", type=int, default=2, help="number of chains (%(default)s)")
     fit.add_argument("--out", type=Path, required=True, help="folder for the results")
 
@@ -98,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     summary.set_defaults(command=_summary)
     summary.add_argument("folder", type=Path, help="folder of demo or fit, or one that fit.save wrote")
     return parser
+
+
+def _count_or_adaptive(text: str) -> int | str:
+    if text == "adaptive":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or 'adaptive', got {text!r}") from None
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -69,6 +69,24 @@ def test_rows_of_two_files_are_matched_by_id(files, tmp_path):
     pd.testing.assert_frame_equal(same["inside"], same["beside"])
 
 
+def test_number_of_factors(files, tmp_path, capsys):
+    """Only numbers, where `slam` knows more."""
+    command = [
+        "fit",
+        files / "data.csv",
+        "trait1 + trait2 ~ (1 | sire)",
+        "--out",
+        tmp_path / "out",
+        *SHORT,
+        "--factors",
+    ]
+    assert run(*command, "adaptive") == 0
+    assert any("n_factors='adaptive'" in note for note in sg.load(tmp_path / "out" / "fit").notes)
+    with pytest.raises(SystemExit):
+        run(*command, "many")
+    assert "expected a number or 'adaptive', got 'many'" in capsys.readouterr().err
+
+
 def test_traits_left_of_the_tilde_and_a_pedigree(files, tmp_path):
     """Parents of the pedigree must be levels without records."""
     status = run("fit", files / "data.csv", "trait1 + trait3 ~ (1 | animal)",
