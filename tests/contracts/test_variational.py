@@ -123,6 +123,17 @@ def test_scaling_the_response():
     np.testing.assert_allclose(ten.elbo[-1], one.elbo[-1] - len(frame) * np.log(10), rtol=1e-9)
 
 
+def test_units_of_the_response_do_not_end_the_climb():
+    """Many small effects climb slowly; in units that make the bound huge, a relative gain would end them early."""
+    rng = np.random.default_rng(3)
+    G = rng.binomial(2, 0.3, (150, 300))
+    y = 0.1 * G @ rng.standard_normal(300) + 0.5 * rng.standard_normal(150)
+    one, two = (fit(G, pd.DataFrame({"y": c * y}), formula="y ~ 1") for c in (1.0, 2.0**300))
+    assert abs(two.elbo[-1]) > 100 * abs(one.elbo[-1])
+    assert one.starts["sweeps"].max() > 90
+    np.testing.assert_array_equal(two.starts["sweeps"], one.starts["sweeps"])
+
+
 def test_scaling_one_marker():
     """With standardize=True the units of a single column do not matter."""
     G, frame, _ = data()

@@ -19,8 +19,11 @@ from ...linalg.threads import BlockPool
 
 # Longest extrapolation of SQUAREM.
 LONGEST_STEP = 32.0
-# A fit also ends when this share of `tol`, relative to the bound, is all that three sweeps gain each.
-RELATIVE_GAIN = 1e-4
+# Farthest that it may take a log variance or log odds.
+FARTHEST = 100.0
+# A fit also ends when three sweeps in a row raise the bound by no more than this share of `tol` each. Not relative to
+# the bound, whose zero depends on the units of y.
+SMALL_GAIN = 0.1
 # The prior share pi is not taken below this many markers.
 FEWEST_CAUSAL = 1e-2
 
@@ -321,7 +324,8 @@ def _extrapolate(model: SpikeSlab, fits: Fits, t: int, first: Point, second: Poi
     if length <= 1.0:
         return False
     logit, mu, log_parameters = (x0 + 2.0 * length * r + length**2 * bend for x0, r, bend in parts)
-    if not (np.isfinite(logit).all() and np.isfinite(mu).all() and np.abs(log_parameters).max() < 100.0):
+    away = np.abs(log_parameters - third.log_parameters).max()
+    if not (np.isfinite(logit).all() and np.isfinite(mu).all() and away < FARTHEST):
         return False
     before = fits.alpha[t] * fits.mu[t]
     fits.logit[t], fits.mu[t] = logit, mu
@@ -357,7 +361,7 @@ def fit(
     fits : Fits
     tol : float
         A problem ends when no inclusion probability changes by more than this in a sweep, or when three sweeps in a
-        row gain less than ``1e-4 tol`` of the bound each.
+        row raise the bound by no more than a tenth of it each.
     max_iter : int
         Sweeps, those taken back included.
     accelerate : bool
@@ -370,7 +374,7 @@ def fit(
 
     def finished(t: int, change: float) -> bool:
         trace = fits.elbo[t]
-        gained = len(trace) < 2 or abs(trace[-1] - trace[-2]) > RELATIVE_GAIN * tol * abs(trace[-1])
+        gained = len(trace) < 2 or abs(trace[-1] - trace[-2]) > SMALL_GAIN * tol
         slow[t] = 0 if gained else slow[t] + 1
         fits.converged[t] = change < tol or slow[t] >= 3
         return bool(fits.converged[t]) or fits.sweeps[t] >= max_iter
