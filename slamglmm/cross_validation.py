@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .design import design
+from .design.bars import split_formula
 from .errors import DataError, OptionError
 
 LEAVE_ONE_OUT = "leave-one-out"
@@ -77,7 +79,7 @@ def cross_validate(
     formula: str,
     data: Any,
     *,
-    Y: Any,
+    Y: Any = None,
     folds: int | str | Any = 5,
     by: str = "cells",
     predict: Callable[[Any], pd.DataFrame] | None = None,
@@ -94,7 +96,8 @@ def cross_validate(
         and returns a result with ``fitted()``.
     formula : str
     data : DataFrame, n rows
-    Y : DataFrame or array, n × p
+    Y : DataFrame or array, n × p, optional
+        The responses, unless they stand on the left of the formula.
     folds : int, "leave-one-out" or array
         Number of folds; or a fold for each unit of `by` (``by="env"``: leave one environment out); or fold numbers,
         of shape (n,) for whole rows or (n, p) for cells, where 0 and NaN are never masked.
@@ -118,7 +121,7 @@ def cross_validate(
     Raises
     ------
     OptionError
-        Folds that do not fit the responses, or an unknown column in `by`.
+        No responses, folds that do not fit them, or an unknown column in `by`.
     DataError
         Rows that the fitter dropped although they are in a fold.
 
@@ -133,6 +136,8 @@ def cross_validate(
     """
     from joblib import Parallel, delayed
 
+    if Y is None:
+        formula, Y = _responses_apart(formula, data)
     observed = Y.astype(float) if isinstance(Y, pd.DataFrame) else pd.DataFrame(np.asarray(Y, dtype=float))
     if not isinstance(Y, pd.DataFrame):
         observed.columns = [f"y{j + 1}" for j in range(observed.shape[1])]
@@ -156,6 +161,17 @@ def cross_validate(
         predictions[of_cell == f] = guess[of_cell == f]
     frames = [pd.DataFrame(v, index=observed.index, columns=observed.columns) for v in (predictions, of_cell)]
     return CrossValidation(frames[0], observed, frames[1], labels)
+
+
+def _responses_apart(formula: str, data: Any) -> tuple[str, pd.DataFrame]:
+    """The formula without its left side, and what stood there."""
+    responses = split_formula(formula).responses
+    if not responses:
+        raise OptionError("cross_validate needs responses: name them on the left of '~', or pass Y=.")
+    tilde = formula.index("~", responses[-1].piece.stop)
+    Y = design(f"{formula[:tilde]} ~ 1", data).Y
+    assert Y is not None
+    return formula[tilde:], Y
 
 
 def _fit_fold(

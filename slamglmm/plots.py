@@ -481,8 +481,8 @@ def _genome(names: pd.Index, map: pd.DataFrame | None) -> tuple[np.ndarray, pd.S
 def _name_above(ax: Axes, at: np.ndarray, height: np.ndarray, names: pd.Index) -> None:
     """Upright names along the top, pushed apart where they would touch, each with a line to its point."""
     low, high = ax.get_xlim()
-    # Axes take up about nine tenths of a figure; a name is as wide as its letters are high.
-    gap = (high - low) * (NAME_POINTS + 2.0) / (0.9 * 72.0 * ax.figure.get_size_inches()[0])
+    # An upright name is as wide as its letters are high.
+    gap = (high - low) * (NAME_POINTS + 1.0) / (72.0 * ax.bbox.width / ax.figure.dpi)
     spread = _pushed_apart(at, gap, low + 0.5 * gap, high - 0.5 * gap)
     ceiling = ax.get_ylim()[1]
     for x, y, name_x in zip(at, height, spread, strict=True):
