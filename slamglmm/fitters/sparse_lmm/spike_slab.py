@@ -284,7 +284,7 @@ def look_ahead(model: SpikeSlab, fits: Fits, t: int) -> None:
     """Take the prior of problem t further than one M-step does, without another look at the genotypes.
 
     With ``x_k'R`` as the last sweep saw it, markers are independent: rounds of their E-step and of the M-steps for a
-    and pi cost nothing beside a sweep. Where many small effects share the signal, EM alone crawls. The bound may fall,
+    and pi cost little beside a sweep. Where many small effects share the signal, EM alone crawls. The bound may fall,
     so `fit` takes this back when it does.
     """
     order = model.markers.order
