@@ -36,6 +36,7 @@ _HOMES: dict[str, str | None] = {
     "pedigree_relmat": "relmat",
     "Relmat": "relmat",
     "datasets": None,
+    "genotypes": None,
     "links": None,
     "simulate": None,
     "errors": None,
@@ -60,6 +61,7 @@ __all__ = [
     "datasets",
     "design",
     "errors",
+    "genotypes",
     "he",
     "kinship",
     "links",
@@ -74,7 +76,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import datasets, errors, links, plots, simulate
+    from . import datasets, errors, genotypes, links, plots, simulate
     from .api import he, mr_mash, netgsa, slam, sparse_lmm
     from .cross_validation import cross_validate
     from .fitters.slam.draws import DEFAULT_STORE

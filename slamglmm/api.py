@@ -496,8 +496,8 @@ def sparse_lmm(
     out : path, optional
         File for the rotated markers of a random effect, when they do not fit in memory.
     tol : float
-        The climb ends when no inclusion probability moves by more in a sweep, or the bound gains less than ``1e-4 tol``
-        of itself three times in a row.
+        The climb ends when no inclusion probability moves by more in a sweep, or when three sweeps in a row raise the
+        bound by no more than a tenth of it each.
     max_iter : int
         Sweeps of each start.
     seed : int, optional
@@ -609,8 +609,8 @@ def mr_mash(
         residuals leaves; or both, and the higher bound is kept. The bound has local optima, and with strong effects on
         many responses the first start is often the lower one.
     tol : float
-        The climb ends when no effect moves by more than this share of a typical standard error in a sweep, or the bound
-        gains less than ``1e-4 tol`` of itself three times in a row.
+        The climb ends when no effect moves by more than this share of a typical standard error in a sweep, or when
+        three sweeps in a row raise the bound by no more than a tenth of it each.
     max_iter : int
 
     Returns

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .design import design
+from .design.bars import split_formula
 from .design.responses import from_table
 from .errors import DataError, DroppedRowsWarning, OptionError
 
@@ -79,7 +81,7 @@ def cross_validate(
     formula: str,
     data: Any,
     *,
-    Y: Any,
+    Y: Any = None,
     folds: int | str | Any = 5,
     by: str = "cells",
     predict: Callable[[Any], pd.DataFrame] | None = None,
@@ -97,7 +99,8 @@ def cross_validate(
         rows, as `slamglmm.he` does, mask whole rows or groups: single cells would cost it nearly all of them.
     formula : str
     data : DataFrame, n rows
-    Y : DataFrame or array, n × p
+    Y : DataFrame or array, n × p, optional
+        The responses, unless they stand on the left of the formula.
     folds : int, "leave-one-out" or array
         Number of folds; or a fold for each unit of `by` (``by="env"``: leave one environment out); or fold numbers,
         of shape (n,) for whole rows or (n, p) for cells, where 0 and NaN are never masked.
@@ -121,7 +124,7 @@ def cross_validate(
     Raises
     ------
     OptionError
-        Folds that do not fit the responses, or an unknown column in `by`.
+        No responses, folds that do not fit them, or an unknown column in `by`.
     DataError
         Rows that the fitter dropped although they are in a fold.
 
@@ -138,6 +141,8 @@ def cross_validate(
 
     if not callable(fitter):
         raise OptionError(f"fitter={fitter!r}: expected a function, such as slamglmm.slam.")
+    if Y is None:
+        formula, Y = _responses_apart(formula, data)
     # In the order of the data, which is that of predictions and groups.
     observed = from_table(Y, data.index if isinstance(data, pd.DataFrame) else pd.RangeIndex(len(data)))
     of_cell, labels = _folds(folds, by, data, observed, seed)
@@ -160,6 +165,17 @@ def cross_validate(
         predictions[of_cell == f] = guess[of_cell == f]
     frames = [pd.DataFrame(v, index=observed.index, columns=observed.columns) for v in (predictions, of_cell)]
     return CrossValidation(frames[0], observed, frames[1], labels)
+
+
+def _responses_apart(formula: str, data: Any) -> tuple[str, pd.DataFrame]:
+    """The formula without its left side, and what stood there."""
+    responses = split_formula(formula).responses
+    if not responses:
+        raise OptionError("cross_validate needs responses: name them on the left of '~', or pass Y=.")
+    tilde = formula.index("~", responses[-1].piece.stop)
+    Y = design(f"{formula[:tilde]} ~ 1", data).Y
+    assert Y is not None
+    return formula[tilde:], Y
 
 
 def _fit_fold(

@@ -303,7 +303,8 @@ def read_markers(markers: Any, fill: np.ndarray | None = None) -> Markers:
         table = markers if isinstance(markers, np.ndarray) else np.asarray(markers)
         names = getattr(markers, "columns", None)  # polars and its like
     if table.ndim != 2:
-        raise DataError(f"markers must be a matrix, individuals in rows; got {table.ndim} dimension(s).")
+        what = type(markers).__name__ if table.ndim == 0 else f"{table.ndim} dimension(s)"
+        raise DataError(f"markers must be a matrix, individuals in rows; got {what}.")
     n, m = table.shape
     if n == 0 or m == 0:
         raise DataError(f"markers are empty ({n} rows x {m} markers).")
@@ -570,11 +571,43 @@ def match_rows(markers: Markers, index: pd.Index, rows: np.ndarray, n_data: int)
                 "same rows in the same order."
             )
         return rows
-    labels = markers.labels
+    return _rows_by_label(markers, markers.labels, index)
+
+
+def match_new_rows(markers: Markers, index: pd.Index) -> np.ndarray:
+    """Row of `markers` for each row of new data.
+
+    Parameters
+    ----------
+    markers : Markers
+        May hold more rows than are asked for when it has labels.
+    index : pandas.Index
+        Labels of the new rows.
+
+    Returns
+    -------
+    ndarray of int, as long as `index`
+
+    Raises
+    ------
+    DataError
+        When labels are not found, or, without labels, when the numbers of rows differ.
+    """
+    rows = np.arange(len(index))
+    if markers.labels is None and markers.n != len(index):
+        raise DataError(
+            f"markers have {markers.n} rows and newdata has {len(index)}; give the same rows in the same order."
+        )
+    if markers.labels is None or (markers.n == len(index) and (_counts_up(markers.labels) or _is_range(index, rows))):
+        return rows
+    return _rows_by_label(markers, markers.labels, index)
+
+
+def _rows_by_label(markers: Markers, labels: pd.Index, index: pd.Index) -> np.ndarray:
     if not labels.is_unique:
         raise DataError(f"the marker table has rows more than once: {shortlist(labels[labels.duplicated()].unique())}.")
-    wanted = index if labels.dtype == index.dtype else index.astype(str)
-    at = labels.get_indexer(wanted) if labels.dtype == index.dtype else labels.astype(str).get_indexer(wanted)
+    same = labels.dtype == index.dtype
+    at = labels.get_indexer(index) if same else labels.astype(str).get_indexer(index.astype(str))
     if (at < 0).any():
         absent = index[at < 0]
         raise DataError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy.cluster import hierarchy
+from scipy.optimize import isotonic_regression
 from scipy.spatial.distance import squareform
 
 from .errors import OptionError, shortlist
@@ -28,6 +29,9 @@ RESIDUAL = "Residual"
 # Beyond this many names on one axis they could not be read: only their number is given.
 MOST_LABELS = 80
 LONGEST_LABEL = 40
+NAME_POINTS = 7.0
+# Beyond this many responses a legend says nothing.
+MOST_COLOURS = 10
 # Strips of a trace when the traits are not named.
 TRACED = 6
 NEGATIVE_TO_POSITIVE = "RdBu_r"
@@ -332,7 +336,6 @@ class VariationalPlots:
         -------
         matplotlib Axes
         """
-        ax = ax or _new_axes(4, 4)
         observed, fitted = self._fit.design.Y, self._fit.predict()
         if trait is not None:
             if trait not in fitted.columns:
@@ -340,11 +343,15 @@ class VariationalPlots:
             observed, fitted = observed[[trait]], fitted[[trait]]
         centre, spread = observed.mean(), observed.std(ddof=0)
         scaled = observed.shape[1] > 1
+        few = fitted.shape[1] <= MOST_COLOURS
+        ax = ax or _new_axes(6 if scaled and few else 4, 4)
         for name in fitted.columns:
             x, y = fitted[name], observed[name]
             if scaled:
                 x, y = (x - centre[name]) / spread[name], (y - centre[name]) / spread[name]
-            ax.plot(x, y, ".", alpha=0.6, label=str(name))
+            ax.plot(x, y, ".", alpha=0.4, markersize=4, label=_shortened(str(name)), color=None if few else "C0")
+        if scaled and few:
+            ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
         low, high = ax.get_xlim()
         ax.plot([low, high], [low, high], color="grey", linewidth=0.8, zorder=0)
         ax.set_xlabel("fitted" + (" (standardised)" if scaled else ""))
@@ -367,7 +374,7 @@ class VariationalPlots:
         -------
         matplotlib Axes
         """
-        ax = ax or _new_axes(9, 3)
+        ax = ax or _new_axes(9, 3.6)
         if hasattr(self._fit, "pip"):
             height, label = self._fit.pip, "PIP"
         else:
@@ -379,17 +386,13 @@ class VariationalPlots:
             centres[name] = float(np.ptp(place[at]) / 2 + place[at].min())
             ax.vlines(place[at], 0, height.to_numpy()[at], color=f"C{i % 2}", linewidth=0.6)
             ax.plot(place[at], height.to_numpy()[at], ".", color=f"C{i % 2}", markersize=4)
+        ax.margins(x=0.01)
+        ax.set_ylim(0, 1.15)
+        ax.set_yticks(np.linspace(0, 1, 6))
         shown = np.flatnonzero(height.to_numpy() > name_above)
-        for k in shown if len(shown) <= MOST_LABELS // 2 else ():
-            ax.annotate(
-                _shortened(str(height.index[k])),
-                (place[k], height.iloc[k]),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-            )
-        ax.set_ylim(0, 1.12)
+        if 0 < len(shown) <= MOST_LABELS // 2:
+            shown = shown[np.argsort(place[shown], kind="stable")]
+            _name_above(ax, place[shown], height.to_numpy()[shown], height.index[shown])
         ax.set_ylabel(label)
         ax.set_xlabel("marker" if map is None else "chromosome")
         if map is not None:
@@ -476,6 +479,30 @@ def _genome(names: pd.Index, map: pd.DataFrame | None) -> tuple[np.ndarray, pd.S
         place[at] += start - place[at].min()
         start += 1.05 * length + 1e-9
     return place, chromosome
+
+
+def _name_above(ax: Axes, at: np.ndarray, height: np.ndarray, names: pd.Index) -> None:
+    """Upright names along the top, pushed apart where they would touch, each with a line to its point."""
+    low, high = ax.get_xlim()
+    # An upright name is as wide as its letters are high.
+    gap = (high - low) * (NAME_POINTS + 1.0) / (72.0 * ax.bbox.width / ax.figure.dpi)
+    spread = _pushed_apart(at, gap, low + 0.5 * gap, high - 0.5 * gap)
+    ceiling = ax.get_ylim()[1]
+    for x, y, name_x in zip(at, height, spread, strict=True):
+        ax.plot([x, x, name_x], [y, 1.03, ceiling], color="0.7", linewidth=0.6, zorder=0)
+    top = ax.secondary_xaxis("top")
+    top.set_xticks(spread, [_shortened(str(name)) for name in names], rotation=90, fontsize=NAME_POINTS)
+    top.tick_params(axis="x", length=0)
+
+
+def _pushed_apart(at: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Sorted places, moved as little as it takes to lie `gap` apart between two ends (closer if they must)."""
+    count = len(at)
+    gap = min(gap, (high - low) / max(count - 1, 1))
+    steps = gap * np.arange(count)
+    # Least squares under an order: the places less what lies before them may not fall.
+    rest = isotonic_regression(at - steps).x
+    return np.clip(rest, low, high - steps[-1]) + steps
 
 
 def clustered_order(correlation: np.ndarray) -> np.ndarray:

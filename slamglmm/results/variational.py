@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from .._kernels.columns import add_columns
 from ..errors import DataError, OptionError, shortlist
-from ..genotypes import Markers, read_markers
+from ..genotypes import Markers, match_new_rows, read_markers
 from .base import Result
 from .show import Summary, mr_mash_summary, sparse_lmm_fits_summary, sparse_lmm_summary
 
@@ -94,17 +94,16 @@ class VariationalResult(Result):
         index = pd.MultiIndex.from_product([self.design.X.columns, self.design.traits], names=["fixef", "trait"])
         return pd.DataFrame({"mean": self.covariates.ravel(), "sd": self.covariates_sd.ravel()}, index=index)
 
-    def _marker_part(self, markers: Any, coef: pd.DataFrame, n_rows: int, index: pd.Index) -> np.ndarray:
-        """``G coef`` in new rows, shape (n_rows, p)."""
+    def _marker_part(self, markers: Any, coef: pd.DataFrame, index: pd.Index) -> np.ndarray:
+        """``G coef`` in new rows, shape (len(index), p)."""
         table = _same_markers(markers, coef.index, self.marker_means)
-        if table.n != n_rows:
-            table = table.take(_new_rows(table, index)) if not table.packed else table
-        columns = table.columns(fill=self.marker_means)
+        at = match_new_rows(table, index)
+        # Rows of a .bed are picked afterwards, those of unpacked markers before.
+        table, at = (table, at) if table.packed else (table.take(at), np.arange(len(at)))
         out = np.zeros((coef.shape[1], table.n))
-        add_columns(columns, np.ascontiguousarray(coef.to_numpy(dtype=float).T), np.empty(0), out)
-        if table.n != n_rows:
-            out = out[:, _new_rows(table, index)]
-        return out.T
+        effects = np.ascontiguousarray(coef.to_numpy(dtype=float).T)
+        add_columns(table.columns(fill=self.marker_means), effects, np.empty(0), out)
+        return out[:, at].T
 
     def _write(self, folder: Path) -> None:
         _write_fields(self, folder)
@@ -140,15 +139,6 @@ def _same_markers(markers: Any, names: pd.Index, means: np.ndarray) -> Markers:
             f"expected {str(names[first])!r}."
         )
     return table
-
-
-def _new_rows(table: Markers, index: pd.Index) -> np.ndarray:
-    if table.labels is None:
-        raise DataError(f"markers have {table.n} rows and newdata has {len(index)}.")
-    at = table.labels.astype(str).get_indexer(index.astype(str))
-    if (at < 0).any():
-        raise DataError(f"rows of newdata are not among the rows of markers: {shortlist(index[at < 0])}.")
-    return at
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -246,7 +236,7 @@ class SparseLmmResult(VariationalResult):
             {"mean": values.mean(), "lower": np.quantile(values, tail), "upper": np.quantile(values, 1.0 - tail)}
         )
 
-    def credible_set(self, level: float = 0.95, threshold: float = 0.5) -> pd.DataFrame:
+    def credible_set(self, level: float = 0.95, threshold: float = 0.5, min_correlation: float = 0.0) -> pd.DataFrame:
         """Markers that may stand behind each one that was found.
 
         The factorised posterior puts all its weight on one of several markers in linkage disequilibrium. So each
@@ -259,6 +249,10 @@ class SparseLmmResult(VariationalResult):
             Each set is the smallest that reaches this probability.
         threshold : float
             PIP from which a marker has a set.
+        min_correlation : float
+            Markers less correlated with the lead (in absolute value, after the covariates) are not considered. With
+            many markers, small probabilities of unlinked ones may otherwise add up and make a set very long; 0.1, say,
+            asks where the effect is, given that it is near the lead.
 
         Returns
         -------
@@ -267,11 +261,15 @@ class SparseLmmResult(VariationalResult):
         """
         if not 0 < level < 1:
             raise OptionError(f"credible_set: level must lie between 0 and 1, got {level!r}.")
+        if not 0 <= min_correlation <= 1:
+            raise OptionError(f"credible_set: min_correlation must lie between 0 and 1, got {min_correlation!r}.")
         leads = np.flatnonzero(self.pip.to_numpy() > threshold)
         names = self.pip.index
         parts: list[pd.DataFrame] = []
         if len(leads):
             for lead, prob, correlation in zip(leads, *self.regression.single_effects(leads), strict=True):
+                prob = np.where(np.abs(correlation) < min(min_correlation, 1.0 - 1e-9), 0.0, prob)
+                prob /= prob.sum()
                 ranked = np.argsort(-prob, kind="stable")
                 size = 1 + int(np.searchsorted(np.cumsum(prob[ranked]), level))
                 chosen = ranked[:size]
@@ -298,8 +296,8 @@ class SparseLmmResult(VariationalResult):
         newdata : DataFrame, optional
             Covariates of the new rows.
         markers : same forms as in `sparse_lmm`, optional
-            Markers of the new rows; matched by column name, rows by index where their number differs. Missing
-            genotypes count as the mean in the fit.
+            Markers of the new rows, or of more: columns of a DataFrame are found by name, rows by index when both have
+            one (a .bed has the ids of its .fam), else by position. Missing genotypes count as the mean in the fit.
         random : {"all", "none"}
             Whether random effects are added.
         new_levels : {"error", "zero", "relmat"}
@@ -323,7 +321,7 @@ class SparseLmmResult(VariationalResult):
             rows = self.design.new(newdata, new_levels, labels)
             index = rows.X.index
             values = rows.X.to_numpy() @ self.covariates
-            values = values + self._marker_part(markers, self.coef.to_frame(), len(index), index)
+            values = values + self._marker_part(markers, self.coef.to_frame(), index)
             if rows.offset is not None:
                 values = values + rows.offset[:, None]
             for term in rows.terms:
@@ -542,7 +540,8 @@ class MrMashResult(VariationalResult):
         newdata : DataFrame, optional
             Covariates of the new rows.
         markers : same forms as in `mr_mash`, optional
-            Markers of the new rows.
+            Markers of the new rows, or of more: columns of a DataFrame are found by name, rows by index when both have
+            one (a .bed has the ids of its .fam), else by position.
 
         Returns
         -------
@@ -554,7 +553,7 @@ class MrMashResult(VariationalResult):
             raise OptionError("predict: new rows need their markers; pass markers= with newdata.")
         rows = self.design.new(newdata)
         index = rows.X.index
-        values = rows.X.to_numpy() @ self.covariates + self._marker_part(markers, self.coef, len(index), index)
+        values = rows.X.to_numpy() @ self.covariates + self._marker_part(markers, self.coef, index)
         if rows.offset is not None:
             values = values + rows.offset[:, None]
         return pd.DataFrame(values, index=index, columns=self.design.traits)

@@ -84,6 +84,28 @@ def test_mr_mash_bound_never_falls(residual_cov, missing, standardize):
     assert falls(got.elbo) < 1e-9
 
 
+@pytest.mark.parametrize("push", [-8.0, 0.0, 8.0])
+def test_bound_never_falls_when_looking_ahead_goes_too_far(push, monkeypatch):
+    """Prior odds pushed far off after each sweep: taken back, and the climb ends at the same height."""
+    G, frame, _ = data()
+    honest = fit(G, frame)
+    ahead = spike_slab.look_ahead
+    calls = []
+
+    def too_far(model, fits, t):
+        calls.append(t)
+        ahead(model, fits, t)
+        fits.theta[t] += push
+
+    monkeypatch.setattr(spike_slab, "look_ahead", too_far)
+    other = fit(G, frame)
+    assert calls
+    assert falls(other.elbo) < 1e-9
+    assert other.converged
+    assert abs(other.elbo[-1] - honest.elbo[-1]) < 1e-3
+    assert (other.starts["sweeps"].sum() > honest.starts["sweeps"].sum()) == (push != 0.0)
+
+
 def test_bound_is_the_one_of_the_text():
     """Sums gathered marker by marker against the bound from dense matrices."""
     G, frame, _ = data()
@@ -121,6 +143,17 @@ def test_scaling_the_response():
     np.testing.assert_allclose(ten.residual_var, 100 * one.residual_var, rtol=1e-8)
     np.testing.assert_allclose(ten.prior_var, one.prior_var, rtol=1e-7)
     np.testing.assert_allclose(ten.elbo[-1], one.elbo[-1] - len(frame) * np.log(10), rtol=1e-9)
+
+
+def test_units_of_the_response_do_not_end_the_climb():
+    """Many small effects climb slowly; in units that make the bound huge, a relative gain would end them early."""
+    rng = np.random.default_rng(3)
+    G = rng.binomial(2, 0.3, (150, 300))
+    y = 0.1 * G @ rng.standard_normal(300) + 0.5 * rng.standard_normal(150)
+    one, two = (fit(G, pd.DataFrame({"y": c * y}), formula="y ~ 1") for c in (1.0, 2.0**300))
+    assert abs(two.elbo[-1]) > 100 * abs(one.elbo[-1])
+    assert one.starts["sweeps"].max() > 40
+    np.testing.assert_array_equal(two.starts["sweeps"], one.starts["sweeps"])
 
 
 def test_scaling_one_marker():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
-from slamglmm.errors import ConvergenceWarning, DataError, FitError, OptionError
+from slamglmm.errors import ConvergenceWarning, DataError, DroppedRowsWarning, FitError, OptionError, SlamWarning
 from slamglmm.priors.mixture import automatic_grid, canonical_covariances, pca_covariances
 from tests.reference.markers import bed_columns
 
@@ -198,9 +198,27 @@ def test_refused_options(change, message):
         sg.mr_mash(**arguments)
 
 
-def test_refused_data():
-    """Too few rows, markers that do not vary, a response that is a covariate."""
+def test_refused_data(tmp_path):
+    """Too few rows, markers that do not vary or match, a broken file, a response that is a covariate, NaN."""
     frame, Y, markers, _, _ = data(n=60, m=10)
+    with pytest.raises(DataError, match=r"1 row\(s\) with a response are too few; at least 3"):
+        sg.mr_mash("~ x", frame.iloc[:1], Y=Y.iloc[:1], markers=markers.iloc[:1])
+    with pytest.raises(DataError, match=r"markers are empty \(60 rows x 0 markers\)"):
+        sg.mr_mash("~ x", frame, Y=Y, markers=markers.iloc[:, :0])
+    with pytest.raises(DataError, match="1 of 60 rows of data are not among the 59 rows of markers: 'id000'"):
+        sg.mr_mash("~ x", frame, Y=Y, markers=markers.iloc[1:])
+    bed_columns(markers.to_numpy(), tmp_path)
+    with open(tmp_path / "twin.bed", "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(DataError, match=r"has 100 bytes, but 10 markers of 60 individuals take 153: it is truncated"):
+        sg.mr_mash("~ x", frame, Y=Y, markers=tmp_path / "twin.bed")
+    gap = frame.assign(x=frame["x"].mask(frame["x"] > 1))
+    with pytest.warns(DroppedRowsWarning, match="missing values in 'x'"):
+        sg.mr_mash("~ x", gap, Y=Y, markers=markers)
+    with pytest.warns(SlamWarning, match=r"1 of 11 markers do not vary .* \('flat'\); their effects are 0"):
+        fit = sg.mr_mash("~ x", frame, Y=Y, markers=markers.assign(flat=1, again=markers["snp5"]).drop(columns="snp0"))
+    assert np.isfinite(fit.coef).all(axis=None)
+    assert (fit.lfsr.loc["flat"] == 1).all()
     with pytest.raises(DataError, match=r"2 row\(s\) with a response are too few; at least 4"):
         sg.mr_mash("~ x", frame, Y=Y.where(np.tile(np.arange(60) < 2, (4, 1)).T), markers=markers)
     with pytest.raises(DataError, match="none of the 10 markers varies"):

@@ -67,10 +67,38 @@ def test_prediction(tmp_path):
         fit.predict(frame)
     with pytest.raises(DataError, match=r"markers lack 1 of the 150 of the fit: 'snp3'"):
         fit.predict(frame, markers=markers.drop(columns="snp3"))
-    with pytest.raises(DataError, match="rows of newdata are not among the rows of markers: 'id000'"):
+    with pytest.raises(DataError, match="1 of 300 rows of data are not among the 299 rows of markers: 'id000'"):
         fit.predict(frame, markers=markers.iloc[1:])
+    with pytest.raises(DataError, match="the marker table has rows more than once: 'id000'"):
+        fit.predict(frame, markers=pd.concat([markers, markers.iloc[:1]]))
+    with pytest.raises(DataError, match="markers have 299 rows and newdata has 300; give the same rows"):
+        fit.predict(frame, markers=markers.to_numpy()[1:])
     with pytest.raises(DataError, match="markers have 3 columns; the fit had 150"):
         fit.predict(frame, markers=markers.to_numpy()[:, :3])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_new_rows_find_their_markers(packed, tmp_path):
+    """By label when both have one, also when there are as many in another order; else by position."""
+    frame, markers, _ = data(n=60, m=20)
+    if packed:
+        write_plink(tmp_path / "m.bed", [markers.to_numpy()], markers.index, markers.columns)
+    source = tmp_path / "m.bed" if packed else markers
+    one = sg.sparse_lmm("y ~ 1 + age", frame, markers=source)
+    two = sg.mr_mash("~ 1 + age", frame, Y=frame[["y"]], markers=source)
+    turned = frame.iloc[::-1]
+    for fit in (one, two):
+        np.testing.assert_allclose(fit.predict(turned, markers=source), fit.fitted().loc[turned.index], atol=1e-10)
+        np.testing.assert_allclose(
+            fit.predict(turned.iloc[3:9], markers=source), fit.fitted().loc[turned.index[3:9]], atol=1e-10
+        )
+        # an index that only counts says nothing about who is who
+        counted = frame.reset_index(drop=True)
+        np.testing.assert_allclose(fit.predict(counted, markers=source), fit.fitted(), atol=1e-10)
+        bare = markers.to_numpy()[::-1]
+        np.testing.assert_allclose(fit.predict(turned, markers=bare), fit.fitted().loc[turned.index], atol=1e-10)
+    with pytest.raises(DataError, match="60 of 60 rows of data are not among the 60 rows of markers: 'x0'"):
+        one.predict(frame.set_axis([f"x{i}" for i in range(60)]), markers=source)
 
 
 def test_save_and_load(tmp_path):
@@ -101,6 +129,24 @@ def test_credible_sets():
     np.testing.assert_allclose(one["correlation"], 1.0)
     assert (sets["prob"].groupby(level="lead").sum() >= 0.95).all()
     assert list(fit.credible_set(threshold=1.0).columns) == ["prob", "correlation"]
+
+
+def test_credible_sets_near_the_lead():
+    """Markers that are hardly correlated with the lead leave the set, and the others share its probability."""
+    frame, markers, _ = data(n=60, m=40)
+    fit = sg.sparse_lmm("y ~ 1 + age", frame, markers=markers, pi=0.05)
+    options = {"level": 1 - 1e-12, "threshold": 0.2}
+    wide, near = fit.credible_set(**options), fit.credible_set(**options, min_correlation=0.2)
+    leads = near.index.get_level_values("lead").unique()
+    assert len(leads) >= 1
+    for lead in leads:
+        one = wide.loc[lead]
+        kept = one[one["correlation"].abs() >= 0.2]["prob"]
+        assert 1 < len(kept) < len(one) == 40
+        np.testing.assert_allclose(near.loc[lead, "prob"], kept / kept.sum(), rtol=1e-6)
+    assert len(fit.credible_set(**options, min_correlation=1.0)) == len(leads)
+    with pytest.raises(OptionError, match=r"min_correlation must lie between 0 and 1, got 1\.5"):
+        fit.credible_set(min_correlation=1.5)
 
 
 def test_single_effects_are_exact():
@@ -494,9 +540,11 @@ def test_random_effect_absorbs_relatedness():
     [
         ({"family": "poisson"}, OptionError, "family must be 'gaussian' or 'binomial', got 'poisson'"),
         ({"dof": "n"}, OptionError, "dof must be 'ml' or 'reml', got 'n'"),
-        ({"pi": 1.5}, OptionError, "pi must be 'em', 'grid' or a number, got 1.5"),
-        ({"prior_var": -1}, OptionError, "prior_var must be 'em' or a number, got -1"),
-        ({"residual_var": "reml"}, OptionError, "residual_var must be 'em' or a number, got 'reml'"),
+        ({"pi": 1.5}, OptionError, "pi must be 'em', 'grid' or a number between 0 and 1, got 1.5"),
+        ({"pi": None}, OptionError, "pi must be 'em', 'grid' or a number between 0 and 1, got None"),
+        ({"prior_var": -1}, OptionError, "prior_var must be 'em' or a positive number, got -1"),
+        ({"residual_var": "reml"}, OptionError, "residual_var must be 'em' or a positive number, got 'reml'"),
+        ({"n_threads": 0}, OptionError, "n_threads must be at least 1, got 0"),
         ({"tol": 0}, OptionError, "tol and max_iter must be positive, got 0 and 1000"),
         ({"family": "binomial"}, DataError, "takes a response of 0 and 1, or shares .*; 'y' has"),
         ({"formula": "~ sex"}, OptionError, "needs a response: name it on the left of '~', or pass Y="),

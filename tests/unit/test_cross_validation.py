@@ -57,6 +57,18 @@ def test_predictions_are_made_without_the_fold(data):
     assert cv.summary()["n"].tolist() == [29, 30]
 
 
+def test_responses_in_the_formula(data):
+    """The same as Y=, expressions too; without any, what is missing is said."""
+    frame, Y = data
+    one = sg.cross_validate(Echo, "~ 1", frame, Y=Y, folds=3)
+    two = sg.cross_validate(Echo, "a + b ~ 1", frame.join(Y), folds=3)
+    pd.testing.assert_frame_equal(one.predictions, two.predictions)
+    three = sg.cross_validate(Echo, "np.exp(b) ~ 1 + line", frame.join(Y), folds=3)
+    np.testing.assert_allclose(three.observed.iloc[:, 0], np.exp(Y["b"]))
+    with pytest.raises(OptionError, match="cross_validate needs responses: name them on the left of '~', or pass Y="):
+        sg.cross_validate(Echo, "~ 1", frame)
+
+
 def test_rows_and_groups_stay_together(data):
     frame, Y = data
     rows = sg.cross_validate(Echo, "~ 1", frame, Y=Y, folds=5, by="rows").folds

@@ -6,6 +6,7 @@ import pytest
 
 import slamglmm as sg
 from slamglmm.errors import OptionError
+from slamglmm.plots import _pushed_apart
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -43,7 +44,9 @@ def test_fit(fits):
     line = one.plot.fit().lines[0]
     np.testing.assert_allclose(line.get_xdata(), one.fitted()["a"])
     np.testing.assert_allclose(line.get_ydata(), one.design.Y["a"])
-    assert len(two.plot.fit().lines) == 3
+    both = two.plot.fit()
+    assert len(both.lines) == 3
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["a", "b"]
     assert len(two.plot.fit("b").lines) == 2
     with pytest.raises(OptionError, match="no response 'c'; the responses are 'a', 'b'"):
         two.plot.fit("c")
@@ -54,17 +57,32 @@ def test_manhattan(fits):
     one, two, chromosomes = fits
     for fit in (one, two):
         ax = fit.plot.manhattan(chromosomes)
-        points = np.concatenate([line.get_xdata() for line in ax.lines])
+        points = np.concatenate([line.get_xdata() for line in ax.lines if line.get_marker() == "."])
         assert len(points) == 30
         assert points[20:].min() > points[:20].max()
         assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "X"]
-        assert "m3" in {text.get_text() for text in ax.texts}
-    height = np.concatenate([line.get_ydata() for line in one.plot.manhattan().lines])
+        named = [label.get_text() for label in ax.child_axes[0].get_xticklabels()]
+        assert "m3" in named
+        # a line from each name to its point
+        assert len([line for line in ax.lines if line.get_marker() != "."]) == len(named)
+    height = np.concatenate([line.get_ydata() for line in one.plot.manhattan().lines if line.get_marker() == "."])
     np.testing.assert_allclose(height, one.pip)
+    assert not one.plot.manhattan(name_above=1.0).child_axes
     with pytest.raises(OptionError, match="map lacks 29 markers"):
         one.plot.manhattan(chromosomes.head(1))
     with pytest.raises(OptionError, match="map needs the columns"):
         one.plot.manhattan(chromosomes[["marker"]])
+
+
+def test_names_do_not_touch():
+    """In order, apart, between the ends, and not moved without need; closer together where there is no room."""
+    at = np.array([0.0, 5.0, 5.1, 5.2, 9.9])
+    moved = _pushed_apart(at, 1.0, 0.5, 9.5)
+    assert np.diff(moved).min() > 1.0 - 1e-12
+    np.testing.assert_allclose(moved, [0.5, 4.1, 5.1, 6.1, 9.5])
+    crowded = _pushed_apart(np.full(21, 3.0), 1.0, 0.0, 10.0)
+    np.testing.assert_allclose(crowded, np.linspace(0.0, 10.0, 21))
+    np.testing.assert_allclose(_pushed_apart(np.array([4.0]), 1.0, 0.0, 10.0), [4.0])
 
 
 def test_weights_and_effects(fits):

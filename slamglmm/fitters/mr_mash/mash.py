@@ -20,6 +20,8 @@ from .missing import MissingCells
 
 # Added to weights under the logarithm, as mr.mash does: a weight of zero stays at zero.
 TINY = 2.2e-16
+# A fit also ends when three sweeps in a row raise the bound by no more than this share of `tol` each.
+SMALL_GAIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,7 @@ def fit(model: Mash, state: MashState, *, tol: float, max_iter: int) -> None:
     state : MashState
     tol : float
         Largest change of a posterior mean, relative to the residual standard deviation over the root of x'x; or three
-        sweeps in a row that gain less than ``1e-4 tol`` of the bound.
+        sweeps in a row that raise the bound by no more than a tenth of it each.
     max_iter : int
     """
     slow = 0
@@ -291,7 +293,7 @@ def fit(model: Mash, state: MashState, *, tol: float, max_iter: int) -> None:
     for _ in range(max_iter):
         change = sweep(model, state)
         gain = np.inf if len(state.elbo) < 2 else state.elbo[-1] - state.elbo[-2]
-        slow = slow + 1 if gain <= 1e-4 * tol * abs(state.elbo[-1]) else 0
+        slow = slow + 1 if gain <= SMALL_GAIN * tol else 0
         if change < tol * unit or slow >= 3:
             state.converged = True
             return

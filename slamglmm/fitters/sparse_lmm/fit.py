@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -172,23 +173,26 @@ def _fit_trait(
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    def number(name: str, low: float, high: float, words: tuple[str, ...]) -> None:
+    def number(name: str, high: float, words: tuple[str, ...]) -> None:
         value = options[name]
         if isinstance(value, str) and value in words:
             return
-        if isinstance(value, (str, bool)) or not low < float(value) < high:
-            raise OptionError(f"{name} must be {', '.join(map(repr, words))} or a number, got {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < high:
+            which = "a positive number" if high == np.inf else f"a number between 0 and {high:g}"
+            raise OptionError(f"{name} must be {', '.join(map(repr, words))} or {which}, got {value!r}.")
 
     for name, allowed in (("family", ("gaussian", "binomial")), ("dof", ("ml", "reml"))):
         if options[name] not in allowed:
             raise OptionError(f"{name} must be {' or '.join(map(repr, allowed))}, got {options[name]!r}.")
-    number("pi", 0.0, 1.0, ("em", "grid"))
-    number("prior_var", 0.0, np.inf, ("em",))
-    number("residual_var", 0.0, np.inf, ("em",))
+    number("pi", 1.0, ("em", "grid"))
+    number("prior_var", np.inf, ("em",))
+    number("residual_var", np.inf, ("em",))
     if options["family"] == "binomial" and options["residual_var"] != "em":
         raise OptionError("residual_var has no meaning for family='binomial'; leave it out.")
     if not options["tol"] > 0 or not options["max_iter"] >= 1:
         raise OptionError(f"tol and max_iter must be positive, got {options['tol']!r} and {options['max_iter']!r}.")
+    if options["n_threads"] is not None and not options["n_threads"] >= 1:
+        raise OptionError(f"n_threads must be at least 1, got {options['n_threads']!r}.")
 
 
 def _offsets(log_odds: Any, names: pd.Index) -> np.ndarray:

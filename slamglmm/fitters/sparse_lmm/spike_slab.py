@@ -6,7 +6,7 @@ Equations VB-1 to VB-6 of docs/models/sparse_lmm.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,8 +19,13 @@ from ...linalg.threads import BlockPool
 
 # Longest extrapolation of SQUAREM.
 LONGEST_STEP = 32.0
-# A fit also ends when this share of `tol`, relative to the bound, is all that three sweeps gain each.
-RELATIVE_GAIN = 1e-4
+# Farthest that it may take a log variance or log odds.
+FARTHEST = 100.0
+# Rounds in which the prior is taken further between sweeps.
+ROUNDS_AHEAD = 2
+# A fit also ends when three sweeps in a row raise the bound by no more than this share of `tol` each. Not relative to
+# the bound, whose zero depends on the units of y.
+SMALL_GAIN = 0.1
 # The prior share pi is not taken below this many markers.
 FEWEST_CAUSAL = 1e-2
 
@@ -275,6 +280,29 @@ def sweep(model: SpikeSlab, fits: Fits, problems: np.ndarray, pool: BlockPool, l
     return out
 
 
+def look_ahead(model: SpikeSlab, fits: Fits, t: int) -> None:
+    """Take the prior of problem t further than one M-step does, without another look at the genotypes.
+
+    With ``x_k'R`` as the last sweep saw it, markers are independent: rounds of their E-step and of the M-steps for a
+    and pi cost little beside a sweep. Where many small effects share the signal, EM alone crawls. The bound may fall,
+    so `fit` takes this back when it does.
+    """
+    order = model.markers.order
+    gram, offset, v = model.markers.gram[order], model.offset[order], fits.v[t]
+    unit = v if model.relative else 1.0
+    reach = fits.mu[t][order] * (gram + 1.0 / relative_a(model, fits.used_v[t], fits.used_a[t]))
+    for _ in range(ROUNDS_AHEAD):
+        a = relative_a(model, v, fits.a[t])
+        shrink = 1.0 / (gram + 1.0 / a)
+        mu = shrink * reach
+        alpha = expit(fits.theta[t] + offset - 0.5 * np.log1p(a * gram) + 0.5 * mu * reach / v)
+        included = float(alpha.sum())
+        if "a" in model.learn and included > 0:
+            fits.a[t] = float(alpha @ (v * shrink + mu**2)) / (unit * included)
+        if "pi" in model.learn:
+            fits.theta[t] = prior_log_odds(included, offset)
+
+
 @dataclass
 class Point:
     """A place on the path of one problem that an extrapolation may start from or go back to."""
@@ -321,7 +349,8 @@ def _extrapolate(model: SpikeSlab, fits: Fits, t: int, first: Point, second: Poi
     if length <= 1.0:
         return False
     logit, mu, log_parameters = (x0 + 2.0 * length * r + length**2 * bend for x0, r, bend in parts)
-    if not (np.isfinite(logit).all() and np.isfinite(mu).all() and np.abs(log_parameters).max() < 100.0):
+    away = np.abs(log_parameters - third.log_parameters).max()
+    if not (np.isfinite(logit).all() and np.isfinite(mu).all() and away < FARTHEST):
         return False
     before = fits.alpha[t] * fits.mu[t]
     fits.logit[t], fits.mu[t] = logit, mu
@@ -357,11 +386,12 @@ def fit(
     fits : Fits
     tol : float
         A problem ends when no inclusion probability changes by more than this in a sweep, or when three sweeps in a
-        row gain less than ``1e-4 tol`` of the bound each.
+        row raise the bound by no more than a tenth of it each.
     max_iter : int
         Sweeps, those taken back included.
     accelerate : bool
-        SQUAREM: two sweeps, an extrapolation, a sweep from there, taken back if the bound fell.
+        The prior is taken further after each sweep (`look_ahead`), and SQUAREM: two sweeps, an extrapolation, a sweep
+        from there. Either is taken back if the bound fell.
     pool : BlockPool, optional
         Problems are dealt out to its threads; each problem's numbers do not depend on how.
     """
@@ -370,28 +400,48 @@ def fit(
 
     def finished(t: int, change: float) -> bool:
         trace = fits.elbo[t]
-        gained = len(trace) < 2 or abs(trace[-1] - trace[-2]) > RELATIVE_GAIN * tol * abs(trace[-1])
+        gained = len(trace) < 2 or abs(trace[-1] - trace[-2]) > SMALL_GAIN * tol
         slow[t] = 0 if gained else slow[t] + 1
         fits.converged[t] = change < tol or slow[t] >= 3
         return bool(fits.converged[t]) or fits.sweeps[t] >= max_iter
 
-    def plain(problems: Sequence[int]) -> list[int]:
-        """Sweep, record, and give the problems that go on."""
-        outcome = sweep(model, fits, np.array(problems, dtype=np.intp), pool)
-        for t, (value, _) in zip(problems, outcome, strict=True):
-            fits.elbo[t].append(float(value))
-        return [t for t, (_, change) in zip(problems, outcome, strict=True) if not finished(t, change)]
+    # What the M-steps alone made of a and pi, for when looking ahead went too far.
+    safe = np.column_stack((fits.a, fits.theta))
 
-    going = plain(range(len(fits.v)))
+    def go_on(t: int) -> None:
+        safe[t] = fits.a[t], fits.theta[t]
+        if accelerate:
+            look_ahead(model, fits, t)
+
+    def plain(problems: Sequence[int], points: Mapping[int, Point]) -> list[int]:
+        """Sweep from the points, record, and give the problems that go on."""
+        outcome = dict(zip(problems, sweep(model, fits, np.array(problems, dtype=np.intp), pool), strict=True))
+        fell = [t for t in points if outcome[t][0] < fits.elbo[t][-1]] if accelerate else []
+        for t in fell:
+            _go_back(fits, t, points[t])
+            fits.a[t], fits.theta[t] = safe[t]
+        if fell:
+            outcome |= dict(zip(fell, sweep(model, fits, np.array(fell, dtype=np.intp), pool), strict=True))
+        for t, (value, _) in outcome.items():
+            fits.elbo[t].append(float(value))
+        going = [t for t, (_, change) in outcome.items() if not finished(t, change)]
+        for t in going:
+            go_on(t)
+        return going
+
+    def here(problems: Sequence[int]) -> dict[int, Point]:
+        return {t: _point(fits, t) for t in problems}
+
+    going = plain(range(len(fits.v)), {})
     while going:
         if not accelerate:
-            going = plain(going)
+            going = plain(going, {})
             continue
-        first = {t: _point(fits, t) for t in going}
-        going = plain(going)
-        second = {t: _point(fits, t) for t in going}
-        going = plain(going)
-        third = {t: _point(fits, t) for t in going}
+        first = here(going)
+        going = plain(going, first)
+        second = here(going)
+        going = plain(going, second)
+        third = here(going)
         moved = [t for t in going if _extrapolate(model, fits, t, first[t], second[t], third[t])]
         if not moved:
             continue
@@ -401,6 +451,8 @@ def fit(
                 fits.elbo[t].append(float(value))
                 if finished(t, change):
                     going.remove(t)
+                else:
+                    go_on(t)
             else:
                 _go_back(fits, t, third[t])
                 if fits.sweeps[t] >= max_iter:
