@@ -11,7 +11,9 @@ from .base import Link
 
 # What users may write: a name or a link for all columns; {name or link: columns}; [(name or link, columns), ...].
 Columns: TypeAlias = str | Sequence[str]
-LinkChoice: TypeAlias = str | Link | Mapping[str | Link, Columns] | Sequence[tuple[str | Link, Columns]]
+# The keys of a mapping are invariant to type checkers.
+ByLink: TypeAlias = Mapping[str, Columns] | Mapping[Link, Columns] | Mapping[str | Link, Columns]
+LinkChoice: TypeAlias = str | Link | ByLink | Sequence[tuple[str | Link, Columns]]
 
 
 @dataclass(frozen=True)
