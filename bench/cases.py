@@ -21,6 +21,8 @@ CASES = {
     # repeated measurements: individuals, times of each, columns of the basis
     "curves_small": {"n": 300, "times": 8, "b": 7},
     "curves_large": {"n": 5000, "times": 20, "b": 12},
+    # factors with eta integrated out: half sibs, data with known precisions
+    "marginal_factors": {"families": 40, "p": 30, "k": 3, "draws": 3000, "burn": 500, "data_sets": 4},
     # effective samples: maize trial, half sibs (reference files), two simulated sets
     "mixing_W1": {"k": 15, "chains": 8, "burn": 500, "draws": 1000},
     "mixing_W2": {"k": 15, "chains": 2, "burn": 500, "draws": 2000},

@@ -82,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--relmat", **of_group, help="csv file of a relationship matrix with labels on both sides")  # type: ignore[arg-type]
     fit.add_argument("--markers", **of_group, help="csv file of dosages, labels in the first column")  # type: ignore[arg-type]
     fit.add_argument("--pedigree", **of_group, help="csv file with the columns id, dam, sire")  # type: ignore[arg-type]
+    fit.add_argument(
+        "--link", action="append", default=[], metavar="LINK[=TRAITS]",
+        help="distribution of the data, such as poisson; with traits (by commas) of these only, and again for others",
+    )  # fmt: skip
+    fit.add_argument("--trials", metavar="COLUMN", help="column of the data for link binomial: number of trials")
+    fit.add_argument(
+        "--size-factors", metavar="COLUMN", help="column for poisson and negative_binomial, or 'library': row sums"
+    )
     fit.add_argument("--factors", type=_count_or_adaptive, help="number of factors, or 'adaptive'")
     fit.add_argument("--chains", type=int, default=2, help="number of chains (%(default)s)")
     fit.add_argument("--out", type=Path, required=True, help="folder for the results")
@@ -175,6 +183,7 @@ def _fit(options: argparse.Namespace) -> None:
         frame,
         Y=Y,
         relmat=relmat or None,
+        link=_link_choice(options, frame),
         n_factors=options.factors,
         chains=options.chains,
         **_run_length(options),
@@ -182,6 +191,37 @@ def _fit(options: argparse.Namespace) -> None:
     print(f"{fit.summary()}\n")
     write_report(fit, options.out)
     print(f"Wrote {_listing(options.out)}")
+
+
+def _link_choice(options: argparse.Namespace, frame: pd.DataFrame) -> Any:
+    """What `slam` takes as its links: one for all traits, or each with its traits."""
+    from .links import Binomial, Link, NegativeBinomial, Poisson
+
+    # Option of the command line -> the links that take it.
+    takers: dict[str, dict[str, Callable[..., Link]]] = {
+        "trials": {"binomial": Binomial},
+        "size_factors": {"poisson": Poisson, "negative_binomial": NegativeBinomial},
+    }
+    pairs = [text.partition("=") for text in options.link]
+    made: dict[str, Link] = {}
+    for option, links in takers.items():
+        column = getattr(options, option)
+        if column is None:
+            continue
+        flag, used = f"--{option.replace('_', '-')} {column}", links.keys() & {name for name, _, _ in pairs}
+        if not used:
+            raise OptionError(f"{flag} goes with --link {' or '.join(links)}.")
+        if column not in frame.columns and not (option == "size_factors" and column == "library"):
+            raise OptionError(f"{flag}: no such column; the data have {shortlist(frame.columns, 10)}.")
+        made |= {name: links[name](frame[column] if column in frame.columns else column) for name in used}
+    if not pairs:
+        return "identity"
+    chosen = [(made.get(name, name), traits.split(",") if equals else None) for name, equals, traits in pairs]
+    if len(chosen) == 1 and chosen[0][1] is None:
+        return chosen[0][0]
+    if any(traits is None for _, traits in chosen):
+        raise OptionError("--link: with more than one, give each its traits, as in --link poisson=eggs,ticks.")
+    return chosen
 
 
 def _summary(options: argparse.Namespace) -> None:

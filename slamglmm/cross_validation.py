@@ -157,6 +157,11 @@ def cross_validate(
     )
     predictions = np.full(observed.shape, np.nan)
     for f, guess in zip(numbers, guesses, strict=True):
+        if guess.shape[1:] != observed.shape[1:]:
+            raise DataError(
+                f"fold {f}: {guess.shape[-1]} columns were predicted for {observed.shape[1]} traits, as by links whose "
+                "latent traits are not the columns of Y. Give predict=, a function from a fit to row × trait."
+            )
         if guess.shape != observed.shape:
             raise DataError(
                 f"fold {f}: {guess.shape[0]} of {len(observed)} rows were predicted. Drop rows with missing predictors "

@@ -125,6 +125,20 @@ Source   Lauridsen, Hojsgaard and Sorensen (1999) Journal of Animal Science 77:9
          Taken from `dietox` of the R package geepack 1.3.9.
 Licence  GPL (>= 3) (that of geepack)."""
 
+_AIRWAY = """\
+RNA-seq of airway smooth muscle cells: lines from four donors, each without and with dexamethasone.
+
+frame    8 rows, one a sequencing run: run, cell (categorical, the donor's line, 4 levels), dex (categorical, untrt and
+         trt), library (reads of the run, summed over all 64 102 genes of the source).
+Y        149 genes (Ensembl names), whole counts of reads, 10 to 213 578: six that the drug is known to move (CRISPLD2
+         ENSG00000103196, DUSP1 ENSG00000120129, FKBP5 ENSG00000096060, KLF15 ENSG00000163884, PER1 ENSG00000179094,
+         TSC22D3 ENSG00000157514), then every hundredth of the 14 221 genes with at least ten reads in every run.
+
+Source   Himes et al. (2014) RNA-Seq transcriptome profiling identifies CRISPLD2 as a glucocorticoid responsive gene
+         that modulates cytokine function in airway smooth muscle cells. PLoS ONE 9:e99625.
+         Taken from `inmoose.data.airway` of the Python package inmoose 0.9.1.
+Licence  GPL (>= 3) (that of inmoose)."""
+
 # name -> (grouping factors, about), for the data sets that are one table
 _TABLES = {
     "sleepstudy": (("Subject",), _SLEEPSTUDY),
@@ -138,7 +152,7 @@ _TABLES = {
 
 def names() -> list[str]:
     """Names that `load` knows."""
-    return ["glucosinolates", *_TABLES]
+    return ["glucosinolates", *_TABLES, "airway"]
 
 
 def load(name: str) -> Dataset:
@@ -167,6 +181,8 @@ def load(name: str) -> Dataset:
     """
     if name == "glucosinolates":
         return _glucosinolates()
+    if name == "airway":
+        return _airway()
     if name in _TABLES:
         return _table(name)
     raise DataError(f"no data set is called {name!r}; there are {shortlist(names(), 20)}.")
@@ -183,17 +199,27 @@ def _glucosinolates() -> Dataset:
     return Dataset("glucosinolates", frame, traits, markers, positions, _GLUCOSINOLATES)
 
 
+def _airway() -> Dataset:
+    table = _read("airway.csv").set_index("run", drop=False)
+    table.index.name = None
+    genes = [name for name in table.columns if name.startswith("ENSG")]
+    frame = table.drop(columns=genes)
+    for column in ("cell", "dex"):
+        frame[column] = _in_order(frame[column])
+    return Dataset("airway", frame.astype({"library": float}), table[genes].astype(float), None, None, _AIRWAY)
+
+
 def _table(name: str) -> Dataset:
     factors, about = _TABLES[name]
     frame = _read(f"{name}.csv", dict.fromkeys(factors, str))
     for column in frame.columns:
-        # The order they have in R too, but for the places of grouseticks and the doses and litters of dietox.
-        frame[column] = (
-            pd.Categorical(frame[column], categories=frame[column].unique())
-            if column in factors
-            else frame[column].astype(float)
-        )
+        frame[column] = _in_order(frame[column]) if column in factors else frame[column].astype(float)
     return Dataset(name, frame, None, None, None, about)
+
+
+def _in_order(values: pd.Series) -> pd.Categorical:
+    """Levels as they come: their order in R too, but for places of grouseticks, doses and litters of dietox."""
+    return pd.Categorical(values, categories=values.unique())
 
 
 def _read(filename: str, dtype: dict[str, type] | None = None) -> pd.DataFrame:

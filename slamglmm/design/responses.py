@@ -159,7 +159,10 @@ def _numbers(table: pd.DataFrame) -> np.ndarray:
     if not all(kinds.values()):
         wrong = [name for name, dtype in zip(table.columns, table.dtypes, strict=True) if not kinds[dtype]]
         found = shortlist(sorted({str(dtype) for dtype, good in kinds.items() if not good}))
-        raise DataError(f"not numeric: {shortlist(wrong)} (dtype {found}). Convert with pandas.to_numeric first.")
+        raise DataError(
+            f"not numeric: {shortlist(wrong)} (dtype {found}). Convert with pandas.to_numeric first; for categories in "
+            "an order (link='ordinal') use the numbers that pandas gives them, frame[name].cat.codes."
+        )
     return np.array(table.to_numpy(dtype=np.float64, na_value=np.nan), order="C")
 
 

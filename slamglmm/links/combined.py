@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 from ..errors import OptionError, shortlist
 from .base import Link
 
-# What users may write: a name or a link for all columns; {name: columns}; [(name or link, columns), ...].
+# What users may write: a name or a link for all columns; {name or link: columns}; [(name or link, columns), ...].
 Columns: TypeAlias = str | Sequence[str]
-LinkChoice: TypeAlias = str | Link | Mapping[str, Columns] | Sequence[tuple[str | Link, Columns]]
+# The keys of a mapping are invariant to type checkers.
+ByLink: TypeAlias = Mapping[str, Columns] | Mapping[Link, Columns] | Mapping[str | Link, Columns]
+LinkChoice: TypeAlias = str | Link | ByLink | Sequence[tuple[str | Link, Columns]]
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ def bind_links(choice: LinkChoice, frame: Any) -> LinkChoice:
     """
     if isinstance(choice, Link):
         return choice.bind(frame)
-    if isinstance(choice, str | Mapping):
+    if isinstance(choice, str):
         return choice
-    return [(link.bind(frame) if isinstance(link, Link) else link, columns) for link, columns in _pairs(choice)]
+    bound = [(link.bind(frame) if isinstance(link, Link) else link, columns) for link, columns in _pairs(choice)]
+    return dict(bound) if isinstance(choice, Mapping) else bound
 
 
 def kept_by_links(choice: LinkChoice) -> tuple[str, ...]:

@@ -619,8 +619,8 @@ class SlamResult(Result):
         if len(scales) < len(self.data_scales):
             bad = [name for name, of in zip(self.traits, self.data_scales, strict=True) if of is None]
             raise OptionError(
-                f'scale="data": {shortlist(bad)} are latent traits without data of their own. Use the latent scale, '
-                "or `curves`."
+                f'scale="data": {shortlist(bad)} are latent traits without data of their own. Use the latent scale'
+                f"{', or curves()' if self.curve_bases else ''}."
             )
         return scales
 

@@ -127,7 +127,7 @@ def test_an_individual_without_measurements_has_wider_bands(small):
     assert sd[who] > 2 * sd.drop(who).median()
 
 
-def test_curves_beside_other_traits(small):
+def test_curves_beside_other_traits(small, tmp_path):
     """A link that brings its data with one that does not."""
     frame = small.frame.assign(litter=np.random.default_rng(1).standard_normal(len(small.frame)))
     link = sg.links.Regression(small.curve, small.long, individual=small.individual)
@@ -137,6 +137,11 @@ def test_curves_beside_other_traits(small):
     assert len(result.traits) == 7
     assert set(result.curves()["trait"]) == {"height", "weight"}
     np.testing.assert_allclose(result.posterior["Eta"].sel(trait="litter")[0, 0], frame["litter"])
+    of_dict = {link: [], "identity": ["litter"]}
+    same(result, sg.slam("litter " + small.formula, frame, relmat=small.relmat, link=of_dict, **SHORT))
+    streamed = {"out": tmp_path / "run", **SHORT}
+    for _ in range(2):  # The second finds the first.
+        same(result, sg.slam("litter " + small.formula, frame, relmat=small.relmat, link=of_dict, **streamed))
     with pytest.raises(OptionError, match="brings its own measurements, but there are responses besides: 'litter'"):
         sg.slam("litter " + small.formula, frame, relmat=small.relmat, link=link, **SHORT)
 

@@ -29,7 +29,7 @@ ALLOWED = {
     "plots": {"results", "priors", "diagnostics", "errors"},
     "api": {"design", "links", "priors", "results", "relmat", "fitters", "errors"},
     "cross_validation": {"api", "design", "results", "errors"},
-    "cli": {"api", "datasets", "design", "relmat", "results", "errors", ""},
+    "cli": {"api", "datasets", "design", "links", "relmat", "results", "errors", ""},
     "__main__": {"cli"},
 }
 

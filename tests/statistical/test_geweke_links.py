@@ -30,11 +30,10 @@ from tests.statistical.test_geweke import SCATTERED, check
 
 N = 9
 LOADINGS = Infinite(df=6.0, delta_1=(5.0, 4.0), delta_rest=(6.0, 4.0), n_sweeps=3)
-RNG = np.random.default_rng(0)
 
 
-def weights():
-    w = np.random.default_rng(1).gamma(1.0, 2.0, (N, 3))
+def weights(n):
+    w = np.random.default_rng(1).gamma(1.0, 2.0, (n, 3))
     w[4, 0] = 0.0
     w[2, 1] = w[:, 2] = np.inf
     return w
@@ -48,17 +47,35 @@ class EveryCellDrawn(Censored):
         return dataclasses.replace(likelihood, known=np.zeros_like(likelihood.known))
 
 
-# Link, and the first data (anything the link accepts; each draw replaces them).
-CASES = {
-    "gaussian_weights": (GaussianWeights(weights()), RNG.standard_normal((N, 3))),
-    "probit": (Probit(), np.add.outer(np.arange(N), np.arange(3)) % 2),
-    "ordinal": (Ordinal(categories=[1, 2, 3, 5], cut_sd=1.0), 1 + np.add.outer(np.arange(N), np.arange(3)) % 3),
-    "censored": (EveryCellDrawn(left=-0.4, right={"y2": 0.7, "y3": 0.2}), RNG.standard_normal((N, 3))),
-    "poisson": (Poisson(np.linspace(0.5, 4.0, N)), RNG.poisson(4.0, (N, 3))),
-    "negative_binomial": (NegativeBinomial(np.linspace(1.0, 6.0, N), prior=(0.3, 0.8)), RNG.poisson(5.0, (N, 3))),
-    "binomial": (Binomial(np.arange(1, N + 1)), RNG.binomial(np.arange(1, N + 1), 0.5, (3, N)).T),
-    "bernoulli": (Bernoulli(), np.tile([0, 1, 1], (N, 1)) ^ (np.arange(N) % 2)[:, None]),
-}
+CASES = (
+    *("gaussian_weights", "probit", "ordinal", "censored", "poisson", "negative_binomial", "binomial", "bernoulli"),
+    "combined",
+)
+
+
+def linked_data(case, n):
+    """A link, and the first data (anything the link accepts; each draw replaces them)."""
+    rng = np.random.default_rng(0)
+    categories = np.add.outer(np.arange(n), np.arange(3))
+    trials = np.arange(n) % 9 + 1
+    return {
+        "gaussian_weights": lambda: (GaussianWeights(weights(n)), rng.standard_normal((n, 3))),
+        "probit": lambda: (Probit(), categories % 2),
+        "ordinal": lambda: (Ordinal(categories=[1, 2, 3, 5], cut_sd=1.0), 1 + categories % 3),
+        "censored": lambda: (EveryCellDrawn(left=-0.4, right={"y2": 0.7, "y3": 0.2}), rng.standard_normal((n, 3))),
+        "poisson": lambda: (Poisson(np.linspace(0.5, 4.0, n)), rng.poisson(4.0, (n, 3))),
+        "negative_binomial": lambda: (
+            NegativeBinomial(np.linspace(1.0, 6.0, n), prior=(0.3, 0.8)),
+            rng.poisson(5.0, (n, 3)),
+        ),
+        "binomial": lambda: (Binomial(trials), rng.binomial(trials, 0.5, (3, n)).T),
+        "bernoulli": lambda: (Bernoulli(), np.tile([0, 1, 1], (n, 1)) ^ (np.arange(n) % 2)[:, None]),
+        # Kinds in another order than their columns.
+        "combined": lambda: (
+            [(Poisson(np.linspace(0.5, 4.0, n)), "y3"), ("ordinal", "y1"), (GaussianWeights(weights(n)[:, :1]), "y2")],
+            np.column_stack((1 + categories[:, 0] % 3, rng.standard_normal(n), rng.poisson(4.0, n))),
+        ),
+    }[case]()
 
 
 # What others in this file cover as well, in the run of every day.
@@ -72,15 +89,15 @@ def slow(name):
     return pytest.param(name, marks=pytest.mark.slow)
 
 
-def make(case):
-    link, responses = CASES[case]
+def make(case, n=N):
+    link, responses = linked_data(case, n)
     priors = Priors(
         loadings=LOADINGS,
         factor=PrecisionPrior(V=0.8, nu=4),
         h2=lambda h: 1.0 + h.sum(axis=1),
         h2_factors=lambda h: 2.0 - h.sum(axis=1),
     )
-    problem = tiny_problem(n=N, rank=7, priors=priors, link=link, responses=responses, missing=SCATTERED)
+    problem = tiny_problem(n=n, rank=n - 2, priors=priors, link=link, responses=responses, missing=SCATTERED)
     assert problem.links
     assert problem.impute
     return problem

@@ -97,6 +97,35 @@ def test_traits_left_of_the_tilde_and_a_pedigree(files, tmp_path):
     assert fit.ranef("animal").shape == (24 + 6, 2)
 
 
+def test_links_by_name_with_columns_of_the_data(files, tmp_path, capsys):
+    """Counts with effort and cases of trials beside a measured trait: the link of the wrong trait, or rows astray."""
+    frame = pd.read_csv(files / "data.csv")
+    frame["eggs"] = range(1, len(frame) + 1)
+    frame["sick"] = [i % 3 for i in range(len(frame))]
+    frame["seen"], frame["days"] = 2 + frame["sick"], 1.0 + frame["eggs"] % 4
+    frame.to_csv(tmp_path / "kinds.csv", index=False)
+    chosen = ["--traits", "trait1,eggs,sick", "--link", "poisson=eggs", "--link", "binomial=sick",
+              "--link", "gaussian=trait1"]  # fmt: skip
+    command = ["fit", tmp_path / "kinds.csv", "~ (1 | sire)", *SHORT, "--out", tmp_path / "out"]
+    assert run(*command, *chosen, "--trials", "seen", "--size-factors", "days") == 0
+    choice = sg.load(tmp_path / "out" / "fit").options["link"]
+    assert [traits for _, traits in choice] == [["eggs"], ["sick"], ["trait1"]]
+    pd.testing.assert_series_equal(choice[0][0].size_factors, frame["days"])
+    pd.testing.assert_series_equal(choice[1][0].trials, frame["seen"])
+    assert run(*command, "--traits", "eggs", "--link", "poisson", "--size-factors", "library") == 0
+    capsys.readouterr()
+
+    def refused(*arguments):
+        assert run(*command, *arguments) == 2
+        return capsys.readouterr().err
+
+    assert "--trials seen goes with --link binomial." in refused("--traits", "eggs", "--trials", "seen")
+    assert "--trials cases: no such column; the data have" in refused(*chosen, "--trials", "cases")
+    assert "give each its traits" in refused("--traits", "eggs,sick", "--link", "poisson", "--link", "probit")
+    assert "unknown link. Choose one of 'identity'" in refused("--traits", "eggs", "--link", "poison")
+    assert "link='binomial' needs options" in refused("--traits", "sick", "--link", "binomial")
+
+
 def test_no_random_effects_and_no_factors(files, tmp_path):
     """Tables and summaries of nothing."""
     status = run(

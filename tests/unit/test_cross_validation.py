@@ -222,3 +222,34 @@ def test_folds_go_to_a_cluster(tmp_path):
     assert len(workers) == 2
     pd.testing.assert_frame_equal(one.predictions, two.predictions)
     pd.testing.assert_frame_equal(one.folds, two.folds)
+
+
+def test_links_are_compared_on_the_scale_of_the_data():
+    """Counts against expected counts in place of their logarithm; genes are no predictions of probes."""
+    rng = np.random.default_rng(2)
+    data = sg.simulate.slam(
+        families=20, per_family=5, n_traits=3, n_factors=0, link="poisson", intercept=2.0, seed=3, resid_var=0.2
+    )
+    short = {"n_factors": 0, "draws": 40, "burn": 40, "chains": 1, "progress": False}
+    latent, counts, rows = (
+        sg.cross_validate(
+            sg.slam, data.formula, data.frame, Y=data.Y, relmat=data.relmat, link="poisson", folds=2, **short, **more
+        ).summary()
+        for more in (
+            {},
+            {"predict": lambda fit: fit.fitted(scale="data")},
+            {
+                "predict": lambda fit: fit.predict(data.frame, scale="data"),
+                "store": (*sg.DEFAULT_STORE, "U"),
+                "by": "rows",
+            },
+        )
+    )
+    assert (counts["rmse"] < 0.9 * latent["rmse"]).all()
+    assert (rows["correlation"] > 0.1).all()
+    probes = rng.standard_normal((100, 4))
+    with pytest.raises(DataError, match=r"2 columns were predicted for 4 traits, as by links whose .* Give predict="):
+        sg.cross_validate(
+            sg.slam, data.formula, data.frame, Y=pd.DataFrame(probes, columns=list("abcd")), relmat=data.relmat,
+            link=sg.links.Probes(dict(zip("abcd", "xxyy", strict=True))), folds=2, **short,
+        )  # fmt: skip

@@ -106,6 +106,24 @@ def test_pigs():
     assert (frame["Weight"] == frame["Start"])[frame["Time"] == 1].all()
 
 
+def test_airway_counts():
+    """Sums of the extract, whole libraries, and the drug's best known targets among the genes."""
+    data = datasets.load("airway")
+    assert data.Y.shape == (8, 149)
+    assert list(data.Y.index) == list(data.frame["run"])
+    assert data.Y.sum().sum() == 2_519_307
+    assert (data.Y.min().min(), data.Y.max().max()) == (10, 213_578)
+    assert data.frame["library"].sum() == 175_516_423
+    assert (data.frame["library"] > 5 * data.Y.sum(axis=1)).all()
+    assert [list(data.frame[name].cat.categories) for name in ("dex", "cell")] == [
+        ["untrt", "trt"],
+        ["N61311", "N052611", "N080611", "N061011"],
+    ]
+    treated = (data.frame["dex"] == "trt").to_numpy()
+    for gene in ("ENSG00000103196", "ENSG00000096060", "ENSG00000163884"):
+        assert data.Y.loc[treated, gene].min() > 3 * data.Y.loc[~treated, gene].max()
+
+
 def test_sleepstudy_subjects_are_text():
     frame = datasets.load("sleepstudy").frame
     assert list(frame["Subject"].cat.categories[:3]) == ["308", "309", "310"]
