@@ -19,6 +19,7 @@ from ..relmat import effects_of_markers
 from . import covariance, data_scale
 from .alignment import align_loadings, factors_carrying
 from .base import Result
+from .cis import CisColumns
 from .curves import CurveBasis, curve_table
 from .data_scale import TraitScale
 from .show import Summary, slam_summary
@@ -84,6 +85,8 @@ class SlamResult(Result):
         traits.
     markers : dict of str to DataFrame
         Dosages of the levels of the grouping factors that were given markers, for `marker_effects`.
+    cis_columns : CisColumns or None
+        Covariates of single traits; ``posterior["cis"]`` (cis_effect) has their effects, "trait: covariate".
     """
 
     posterior: xr.Dataset
@@ -96,6 +99,7 @@ class SlamResult(Result):
     trait_design: Design | None = None
     data_scales: tuple[TraitScale | None, ...] = ()
     markers: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    cis_columns: CisColumns | None = None
 
     # -- variances --------------------------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class SlamResult(Result):
     # -- effects ----------------------------------------------------------------------------------------------------
 
     def fixef(self, prob: float | None = None, *, total: bool = False) -> pd.DataFrame:
-        """Fixed effects.
+        """Fixed effects; with ``cis`` the intercept is that at zero of a trait's own covariates.
 
         Parameters
         ----------
@@ -283,6 +287,28 @@ class SlamResult(Result):
             return pd.DataFrame(means, index=pd.Index(names, name="fixef"), columns=self.traits)
         index = pd.MultiIndex.from_product([names, self.traits], names=["fixef", "trait"])
         return _interval_table(draws.reshape(*draws.shape[:2], len(index)), index, prob)
+
+    def cis(self, prob: float = 0.9) -> pd.DataFrame:
+        """Effects of the covariates of single traits (``cis=``), of one unit in units of the trait.
+
+        Parameters
+        ----------
+        prob : float
+            Mass of the equal-tailed interval.
+
+        Returns
+        -------
+        DataFrame
+            Index (trait, covariate); columns mean, sd, lower, upper.
+
+        Raises
+        ------
+        OptionError
+            The fit has no ``cis``.
+        """
+        if self.cis_columns is None:
+            raise OptionError("cis(): fit with cis={trait: columns of the data} first.")
+        return _interval_table(self._values("cis"), self.cis_columns.effects, prob)
 
     def ranef(self, label: str | None = None) -> pd.DataFrame:
         """Posterior mean of the total effects ``U_F Lambda + U_R`` of one random effect, level × trait.
@@ -433,6 +459,8 @@ class SlamResult(Result):
     def fitted(self, *, scale: Literal["latent", "data"] = "latent") -> pd.DataFrame:
         """Posterior mean of ``XB + F Lambda + Z U_R``, row × trait; a row without any data has ``XB + Z U``.
 
+        Effects of a trait's own covariates (``cis``) are in both.
+
         Parameters
         ----------
         scale : {"latent", "data"}
@@ -465,7 +493,7 @@ class SlamResult(Result):
         Parameters
         ----------
         newdata : DataFrame, optional
-            New rows: fixed plus random effects, no row residual. None with ``random="all"`` gives `fitted`.
+            New rows: fixed plus random effects, no row residual; with ``cis`` they need its columns. None with ``random="all"`` gives `fitted`.
         random : "all", "none" or list of labels
             Random effects to add.
         new_levels : {"error", "zero", "relmat"}
@@ -501,8 +529,11 @@ class SlamResult(Result):
         effects, _ = self._total_effects()
         offset = 0.0 if design.offset is None else design.offset[:, None]
         rows = {label: self._rows_of(design, self._component(label)) for label in labels}
+        own = None if self.cis_columns is None else self.cis_columns.of_rows(newdata)
         if interval is None and not to_data:
             values = X @ effects.mean(axis=(0, 1)) + offset
+            if self.cis_columns is not None and own is not None:
+                self.cis_columns.add(values, self._values("cis").mean(axis=(0, 1)), own, list(self.traits))
             for label, (codes, multiplier) in rows.items():
                 values += multiplier * self.ranef(label).to_numpy()[codes]
             return pd.DataFrame(values, index=design.X.index, columns=self.traits)
@@ -514,6 +545,8 @@ class SlamResult(Result):
                 'Refit with store=(*slamglmm.DEFAULT_STORE, "U").'
             )
         draws = np.einsum("nb,cdbp->cdnp", X, effects) + offset
+        if self.cis_columns is not None and own is not None:
+            self.cis_columns.add(draws, self._values("cis"), own, list(self.traits))
         for label, (codes, multiplier) in rows.items():
             draws += multiplier * self._values(f"U_{label}")[:, :, codes]
         if to_data:
@@ -566,13 +599,18 @@ class SlamResult(Result):
         effects = _pooled(self._total_effects()[0])[chosen]
         variance = _pooled(self._variance_of([*self._terms, RESIDUAL]))[chosen]
         offset = np.zeros(self.design.n) if self.design.offset is None else self.design.offset
-        rows, weights = data_scale.distinct_rows(np.column_stack((self._total_columns(self.design, None), offset)))
+        columns = self._total_columns(self.design, None)
+        rows, weights = data_scale.distinct_rows(np.column_stack((columns, offset)))
         slope, total = np.empty((2, len(chosen), len(scales)))
         for j, of in enumerate(scales):
             own = {key: values[chosen] for key, values in self._link_parameters(of).items()}
-            slope[:, j], total[:, j] = data_scale.moments_over_rows(
-                of, effects[:, :, j], rows, weights, variance[:, j], own
-            )
+            fixed, on_rows, shares = effects[:, :, j], rows, weights
+            if self.cis_columns is not None and self.traits[j] in self.cis_columns.spans:
+                span = self.cis_columns.spans[self.traits[j]]
+                covariates = self.cis_columns.of_rows()[:, self.cis_columns.column[span]]
+                fixed = np.column_stack((fixed, _pooled(self._values("cis"))[chosen][:, span]))
+                on_rows, shares = data_scale.distinct_rows(np.column_stack((columns, covariates, offset)))
+            slope[:, j], total[:, j] = data_scale.moments_over_rows(of, fixed, on_rows, shares, variance[:, j], own)
         return slope, total
 
     def _expected_data(self, draws: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -729,6 +767,10 @@ class SlamResult(Result):
             elements = self._covariance_elements(term, first, second)
             if pairs and elements is not None:
                 tables.append(diagnose(elements, pd.MultiIndex.from_product([[symbol], [term], pairs])))
+        if self.cis_columns is not None and "cis" in self.posterior:
+            pairs_of = self.cis_columns.effects
+            index = pd.MultiIndex.from_tuples([("cis", covariate, trait) for trait, covariate in pairs_of])
+            tables.append(diagnose(self._values("cis"), index))
         if not tables:
             return pd.DataFrame()
         table = pd.concat(tables)
@@ -742,7 +784,7 @@ class SlamResult(Result):
         -------
         DataFrame
             Index (variable, term, trait): h2 of every trait, variances (G and R), and covariances among some pairs of
-            traits, as far as ``store=`` kept them. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has
+            traits, as far as ``store=`` kept them; effects of ``cis``, the covariate in place of the term. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has
             ``seconds_per_draw`` and ``seconds``.
         """
         if self._diagnostics.empty:
