@@ -474,7 +474,8 @@ def draw_own_traits(problem: Problem, own: OwnRows, state: State, rng: np.random
     design[:b] = own.x
     on_rows = np.concatenate((state.factors[:, own.row], own.gather(state.y)[None]))
     own.enter(on_rows, out=design[b:])
-    scaled = design * np.sqrt(own.weights_of(state.g[block]))
+    weights = own.weights_of(state.g[block])
+    scaled = design * np.sqrt(weights)
     products = np.empty((c, m + 1, m + 1))
     for j, span in enumerate(own.spans):
         np.matmul(scaled[:, span], scaled[:, span].T, out=products[j])
@@ -482,7 +483,7 @@ def draw_own_traits(problem: Problem, own: OwnRows, state: State, rng: np.random
     for j, effects in problem.cis.having(block) if problem.cis.n else ():
         span = own.spans[j]
         columns = problem.cis.entered[block.start + j][problem.cis.local[effects]]
-        weighted = columns * own.weights_of(state.g[block])[span]
+        weighted = columns * weights[span]
         parts.append(integrate_out(j, effects, weighted @ columns.T, weighted @ design[:, span].T, problem.cis.prec))
         products[j] -= parts[-1].explained
     prior_prec = np.empty((c, m))
