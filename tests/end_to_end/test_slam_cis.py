@@ -30,7 +30,7 @@ def fit(data, frame, Y, cis, **options):
 
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_planted_effects_and_heritabilities_are_found(missing):
-    """Effects with intervals that cover, and h2 of what the cis markers leave, also with cells missing."""
+    """Effects with intervals that cover, and the h2 there would be without these effects; with missing cells too."""
     data, frame, Y, cis, effects = eqtls(missing=missing)
     result = fit(data, frame, Y, cis)
     table = result.cis(prob=0.9)
@@ -40,15 +40,18 @@ def test_planted_effects_and_heritabilities_are_found(missing):
     covered = ((table["lower"] < truth) & (truth < table["upper"])).mean()
     assert 0.8 <= covered <= 0.97  # of 90 effects: 0.9 give or take two and a half standard errors
     planted = truth != 0
-    assert np.corrcoef(table["mean"], truth)[0, 1] > 0.95
+    assert np.corrcoef(table["mean"], truth)[0, 1] > 0.92
     # The prior shrinks by one part in n.
     slope = np.polyfit(truth[planted], table["mean"][planted], 1)[0]
     assert abs(slope - 1) < 0.1
-    h2, expected = result.h2().loc[data.formula_term, "mean"], data.truth["h2"].iloc[0]
-    without = fit(data, frame, Y, None).h2().loc[data.formula_term, "mean"]
-    error, before = ((h - expected).abs().mean() for h in (h2, without))
-    assert error < 0.12
-    assert error < before + 0.01
+    h2, ignored, clean = (
+        made.h2().loc["animal", "mean"]
+        for made in (result, fit(data, frame, Y, None), fit(data, frame, data.Y, None))
+    )
+    assert (h2 - data.truth["h2"].iloc[0]).abs().mean() < 0.12
+    genes = effects.groupby(level=0, sort=False).any()
+    assert genes.sum() == GENES / 2
+    assert (h2 - clean)[genes].abs().mean() < 0.6 * (ignored - clean)[genes].abs().mean()
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +69,19 @@ def assert_same(first, second):
         np.testing.assert_array_equal(first.posterior[name], second.posterior[name], err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["own rows", "drawn given U", "complete", "spike_slab"])
+@pytest.mark.parametrize("kind", ["scattered", "own rows", "drawn given U", "complete", "spike_slab"])
 def test_one_run_extended_saved_threaded_and_streamed(small, kind, tmp_path):
     data, frame, Y, cis, options, _ = small
-    if kind == "drawn given U":
-        options = options | {"missing_memory": 0}
+    notes = {"scattered": "integrated out", "own rows": "30 group(s)", "drawn given U": "1 group(s)"}
+    if kind in ("own rows", "drawn given U"):
+        options = options | {"missing_memory": 2**30 if kind == "own rows" else 0}
         Y = Y.mask(np.random.default_rng(1).random(Y.shape) < 0.2)
     elif kind == "complete":
         Y = Y.fillna(Y.mean())
     elif kind == "spike_slab":
         options = options | {"priors": sg.Priors(loadings="spike_slab")}
     whole = fit(data, frame, Y, cis, **options)
+    assert notes.get(kind, "") in whole.notes[-1]
     assert np.isfinite(whole.posterior["cis"]).all()
     part = fit(data, frame, Y, cis, **(options | {"draws": 5, "n_threads": 2, "n_jobs": 2}))
     part.save(tmp_path / "part")
@@ -92,13 +97,13 @@ def test_one_run_extended_saved_threaded_and_streamed(small, kind, tmp_path):
 
 
 def test_units_and_origin_of_a_covariate_do_not_matter(small):
-    """Half the dosage and another reference allele: the same draws, effects doubled, intercepts moved."""
+    """Half the dosage, counted from elsewhere: the same draws, effects doubled, intercepts moved."""
     data, frame, Y, cis, options, result = small
     names = [name for own in cis.values() for name in own]
-    other = fit(data, frame.assign(**{name: 1.0 - 0.5 * frame[name] for name in names}), Y, cis, **options)
+    other = fit(data, frame.assign(**{name: 3.0 + 0.5 * frame[name] for name in names}), Y, cis, **options)
     np.testing.assert_allclose(other.posterior["h2"], result.posterior["h2"], rtol=1e-6)
     np.testing.assert_allclose(other.posterior["B"].sel(fixef="x"), result.posterior["B"].sel(fixef="x"), rtol=1e-5)
-    np.testing.assert_allclose(other.posterior["cis"], -2.0 * result.posterior["cis"], rtol=1e-5)
+    np.testing.assert_allclose(other.posterior["cis"], 2.0 * result.posterior["cis"], rtol=1e-5)
     np.testing.assert_allclose(other.fitted(), result.fitted(), rtol=1e-5, atol=1e-7)
 
 
@@ -161,9 +166,9 @@ def test_counts_with_cis_effects():
     assert np.exp(2 * row["lower"]) < ratio[gene].mean() < np.exp(2 * row["upper"])
     assert np.isfinite(expected.to_numpy()).all()
     # Without the effect in the fixed part, the data would vary less at given variances.
-    h2 = result.h2(scale="data").loc[(data.formula_term, gene), "mean"]
+    h2 = result.h2(scale="data").loc[("animal", gene), "mean"]
     other = fit(data, frame, data.Y, None, link="poisson", n_factors=1, draws=400)
-    assert 0 < h2 < other.h2(scale="data").loc[(data.formula_term, gene), "mean"] + 0.15
+    assert 0 < h2 < other.h2(scale="data").loc[("animal", gene), "mean"] + 0.15
 
 
 def test_cross_validation_carries_the_columns(small):
