@@ -103,7 +103,9 @@ def read_cis_columns(cis: Any, data: Any, rows: np.ndarray) -> CisColumns | None
     return CisColumns(of_trait, _read_values(of_trait, data, rows, "data")) if of_trait else None
 
 
-def _read_values(of_trait: Mapping[str, tuple[str, ...]], data: Any, rows: np.ndarray | None, name: str) -> pd.DataFrame:
+def _read_values(
+    of_trait: Mapping[str, tuple[str, ...]], data: Any, rows: np.ndarray | None, name: str
+) -> pd.DataFrame:
     """The named columns as numbers on some rows (all rows: None); complete, or refused."""
     users: dict[str, str] = {}
     for trait, names in of_trait.items():

@@ -493,7 +493,8 @@ class SlamResult(Result):
         Parameters
         ----------
         newdata : DataFrame, optional
-            New rows: fixed plus random effects, no row residual; with ``cis`` they need its columns. None with ``random="all"`` gives `fitted`.
+            New rows: fixed plus random effects, no row residual; with ``cis`` they need its columns. None with
+            ``random="all"`` gives `fitted`.
         random : "all", "none" or list of labels
             Random effects to add.
         new_levels : {"error", "zero", "relmat"}
@@ -784,8 +785,8 @@ class SlamResult(Result):
         -------
         DataFrame
             Index (variable, term, trait): h2 of every trait, variances (G and R), and covariances among some pairs of
-            traits, as far as ``store=`` kept them; effects of ``cis``, the covariate in place of the term. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has
-            ``seconds_per_draw`` and ``seconds``.
+            traits, as far as ``store=`` kept them; effects of ``cis``, the covariate in place of the term. Columns
+            mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has ``seconds_per_draw`` and ``seconds``.
         """
         if self._diagnostics.empty:
             raise self._not_stored("diagnostics()", ("h2",), "'G_diag' and 'R_diag'")

@@ -45,11 +45,11 @@ def _one_thread():
         yield
 
 
-def make(layout, monkeypatch, priors=Priors(cis=0.6), **options):
+def make(layout, monkeypatch, **options):
     options = (LAYOUTS | CIS)[layout] | options
     if options.pop("impute", False):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
-    return tiny_problem(priors=priors, **options)
+    return tiny_problem(priors=Priors(cis=0.6), **options)
 
 
 def frozen_state(problem, seed=3):

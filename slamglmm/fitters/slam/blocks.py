@@ -22,7 +22,7 @@ from ...linalg.gig import draw_gig
 from ...linalg.threads import BlockPool
 from ...links import Parameters
 from ...priors import PrecisionPrior, TraitPrecisions
-from .cis import integrate_out, integrate_out_of_block, take_out
+from .cis import CisPart, integrate_out, integrate_out_of_block, take_out
 from .own_rows import OwnRows
 from .problem import LinkedTraits, Problem, TraitGroup
 from .state import State
@@ -93,7 +93,7 @@ def draw_loadings(
     """Draw (tau, B, Lambda) of a block of traits jointly, U integrated out; eq. SLAM-7.
 
     Loadings with a spike at zero are drawn given tau instead; eq. SLAM-24. Effects of a trait's own covariates are
-    integrated out of both and drawn afterwards; eq. SLAM-44.
+    integrated out of both and drawn afterwards; eq. SLAM-51.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def draw_loadings(
     prior_prec[:, :b] = np.where(group.estimable, state.effect_scales.trait_prec(problem.covariates, block), 1.0)
     np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
     dof = cov.n - float(np.count_nonzero(group.estimable & problem.covariates.flat))
-    grams, which, own = shared.grams, shared.position[g], ()
+    grams, which, own = shared.grams, shared.position[g], list[CisPart]()
     if problem.cis.n:
         own = integrate_out_of_block(problem.cis, group, block, g, shared.common, shared.by_basis, y, coordinates)
         grams, which = take_out(own, grams, which, rhs, yy)

@@ -84,7 +84,7 @@ class CisEffects:
         return out
 
     def penalty(self, effects: np.ndarray, traits: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Number of effects of each trait, and their quadratic form in units of tau; eq. SLAM-45."""
+        """Number of effects of each trait, and their quadratic form in units of tau; eq. SLAM-52."""
         ends = self.starts[traits.start : traits.stop + 1]
         sums = np.concatenate(([0.0], np.cumsum(effects[self.of(traits)] ** 2)))
         return np.diff(ends), self.prec * np.diff(sums[ends - ends[0]])
@@ -144,9 +144,9 @@ def lay_out_cis(
     constant = np.flatnonzero(sd <= 1e-12 * np.abs(values).max(axis=1))
     if len(constant):
         column = str(cis.values.columns[constant[0]])
-        trait = next(trait for trait, names in cis.of_trait.items() if column in names)
+        name = next(trait for trait, names in cis.of_trait.items() if column in names)
         raise DataError(
-            f"cis: column {column!r} (trait {trait!r}) does not vary on the {len(active)} rows with data: it has no "
+            f"cis: column {column!r} (trait {name!r}) does not vary on the {len(active)} rows with data: it has no "
             "effect to estimate. Leave it out."
         )
     mean = mean if centred else np.zeros_like(mean)
@@ -169,7 +169,7 @@ def lay_out_cis(
 
 @dataclass(frozen=True)
 class CisPart:
-    """What integrating out the effects of one trait leaves, to draw them afterwards; eq. SLAM-44.
+    """What integrating out the effects of one trait leaves, to draw them afterwards; eq. SLAM-51.
 
     Attributes
     ----------
@@ -200,7 +200,7 @@ class CisPart:
 
 
 def integrate_out(trait: int, effects: slice, square: np.ndarray, cross: np.ndarray, prec: float) -> CisPart:
-    """From the sums ``C' W C`` (overwritten) and ``C' W [X, F, y]`` of one trait; eq. SLAM-44."""
+    """From the sums ``C' W C`` (overwritten) and ``C' W [X, F, y]`` of one trait; eq. SLAM-51."""
     square[np.diag_indices(len(square))] += prec
     root, bad = lapack.dpotrf(square, lower=True)
     if bad:

@@ -72,7 +72,8 @@ class State:
     loading_effect_var : ndarray, shape (k,)
         Their variance.
     weighted : ndarray, shape (p, n)
-        ``tau V^-1 (y - XB - C a)``, or ``omega (y - XB - C a - ZU)`` when U is part of the chain: what the factor step sums.
+        ``tau V^-1 (y - XB - C a)``, or ``omega (y - XB - C a - ZU)`` when U is part of the chain: what the factor
+        step sums.
     random : ndarray, shape (p, n), or None
         ``Z U_R`` when U is part of the chain.
     streams : Streams
