@@ -18,7 +18,7 @@ from slamglmm.linalg.threads import BlockPool, single_threaded_blas
 from slamglmm.priors import Horseshoe
 from slamglmm.priors.loadings_horseshoe import draw_horseshoe_rows
 
-from .dense import Dense, basis
+from .dense import Dense, basis, cis_part
 
 RECORDED = ("y", "coef", "tau", "g", "factors", "kappa", "gamma", "coef_factor")
 RECORDED += ("loading_effects", "loading_effect_var", "cis")
@@ -194,15 +194,6 @@ class Joint:
             data = likelihood.simulate(eta, parameters, rng)
             links.append(dataclasses.replace(part, likelihood=likelihood.with_data(data)))
         self.problem = dataclasses.replace(problem, links=tuple(links))
-
-
-def cis_part(problem, effects):
-    """``C_j a_j`` of every trait, from the definition; `effects` (..., E), result (..., p, n)."""
-    out = np.zeros((*effects.shape[:-1], problem.p, problem.n))
-    for j in range(problem.p):
-        for e in range(problem.cis.starts[j], problem.cis.starts[j + 1]) if problem.cis.n else ():
-            out[..., j, :] += effects[..., e, None] * problem.cis.columns[problem.cis.column[e]]
-    return out
 
 
 class Record:

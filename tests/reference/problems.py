@@ -56,6 +56,11 @@ def tiny_design(formula="~ 0 + (1 | g)", n=10, p=3, *, levels=None, rank=None, m
     return sg.design(formula, frame, Y=Y, relmat={"g": K} if "| g" in formula else None)
 
 
+def tiny_z(n):
+    """Dosages, for `tiny_problem`."""
+    return np.tile([0.0, 1.0, 2.0, 0.0, 1.0], n)[:n]
+
+
 def tiny_problem(
     formula="~ 0 + (1 | g)",
     n=10,
@@ -78,7 +83,7 @@ def tiny_problem(
     factor_design = None if factor_formula is None else sg.design(factor_formula, frame)
     design = tiny_design(formula, n, p, **options)
     trait_data = None if loadings_on is None else pd.DataFrame({"t": 10.0 + np.arange(p) ** 1.5}, index=design.traits)
-    frame["z"] = np.tile([0.0, 1.0, 2.0, 0.0, 1.0], n)[:n]
+    frame["z"] = tiny_z(n)
     own = None if cis is None else read_cis_columns(cis, frame, design.rows)
     priors = priors or Priors()
     return build_problem(design, priors, k, grid, link, factor_design, loadings_on, trait_data, cis=own)

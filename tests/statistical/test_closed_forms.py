@@ -21,7 +21,7 @@ from slamglmm.priors import Priors
 from tests.reference.dense import Dense, basis, level_covariance, whitened_z
 from tests.reference.problems import tiny_problem, uncollapsed
 
-N_TESTS = 40
+N_TESTS = 60
 FALSE_ALARM = 1e-4
 POOL = BlockPool(1)
 
