@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 RESIDUAL = "Residual"
 # Off-diagonal elements of G that diagnostics look at: all pairs of at most this many traits, evenly spread.
 DIAGNOSED_TRAITS = 8
+# Effects of covariates of single traits that they look at.
+DIAGNOSED_CIS = 500
 # Saved draws of more than this are read piece by piece.
 LAZY_BYTES = 2**29
 # What the covariance matrices are computed from.
@@ -769,9 +771,10 @@ class SlamResult(Result):
             if pairs and elements is not None:
                 tables.append(diagnose(elements, pd.MultiIndex.from_product([[symbol], [term], pairs])))
         if self.cis_columns is not None and "cis" in self.posterior:
-            pairs_of = self.cis_columns.effects
-            index = pd.MultiIndex.from_tuples([("cis", covariate, trait) for trait, covariate in pairs_of])
-            tables.append(diagnose(self._values("cis"), index))
+            named = self.cis_columns.effects
+            some = np.unique(np.linspace(0, len(named) - 1, min(DIAGNOSED_CIS, len(named))).round().astype(int))
+            index = pd.MultiIndex.from_tuples([("cis", covariate, trait) for trait, covariate in named[some]])
+            tables.append(diagnose(self._values("cis")[..., some], index))
         if not tables:
             return pd.DataFrame()
         table = pd.concat(tables)
@@ -785,8 +788,9 @@ class SlamResult(Result):
         -------
         DataFrame
             Index (variable, term, trait): h2 of every trait, variances (G and R), and covariances among some pairs of
-            traits, as far as ``store=`` kept them; effects of ``cis``, the covariate in place of the term. Columns
-            mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has ``seconds_per_draw`` and ``seconds``.
+            traits, as far as ``store=`` kept them; effects of ``cis`` (at most 500, evenly spread), the covariate in
+            place of the term. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has ``seconds_per_draw``
+            and ``seconds``.
         """
         if self._diagnostics.empty:
             raise self._not_stored("diagnostics()", ("h2",), "'G_diag' and 'R_diag'")

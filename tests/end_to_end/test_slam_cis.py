@@ -1,11 +1,13 @@
 """Covariates of single traits: planted eQTLs, labels, prediction, streams, messages."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import slamglmm as sg
-from slamglmm.errors import DataError, OptionError
+from slamglmm.errors import DataError, DroppedRowsWarning, OptionError
 
 GENES = 30
 
@@ -139,11 +141,29 @@ def test_predictions_need_and_use_the_columns(small):
         lean.predict(new, random="none")
 
 
-def test_diagnostics_and_notes_know_them(small):
+def test_frames_of_other_kinds_and_dropped_rows(small):
+    """Columns of a polars frame, and rows left out for what they lack elsewhere: cis may be missing there too."""
+    polars = pytest.importorskip("polars")
+    data, frame, Y, cis, options, result = small
+    same = polars.DataFrame({name: frame[name].tolist() for name in frame})
+    np.testing.assert_array_equal(fit(data, same, Y, cis, **options).posterior["cis"], result.posterior["cis"])
+    holes = frame.astype({name: float for own in cis.values() for name in own})
+    holes.loc[5, ["x", *next(iter(cis.values()))]] = np.nan
+    with pytest.warns(DroppedRowsWarning, match="1 of 60 rows dropped"):
+        one = fit(data, holes, Y, cis, **options)
+    other = fit(data, frame.drop(index=5), Y.drop(index=5), cis, **options)
+    np.testing.assert_array_equal(one.posterior["cis"], other.posterior["cis"])
+
+
+def test_diagnostics_and_notes_know_them(small, monkeypatch):
     cis, result = small[3], small[-1]
     assert "cis: 30 effect(s) of 30 column(s) on 10 trait(s)" in result.notes
     gene, (rs, *_) = next(iter(cis.items()))
-    assert result.diagnostics().loc[("cis", rs, gene), "mean"] == pytest.approx(result.cis().loc[(gene, rs), "mean"])
+    table = result.diagnostics()
+    assert table.loc[("cis", rs, gene), "mean"] == pytest.approx(result.cis().loc[(gene, rs), "mean"])
+    assert len(table.loc["cis"]) == 30
+    monkeypatch.setattr("slamglmm.results.posterior.DIAGNOSED_CIS", 7)
+    assert len(dataclasses.replace(result).diagnostics().loc["cis"]) == 7
 
 
 def test_counts_with_cis_effects():
