@@ -121,13 +121,10 @@ def _read_values(
         )
     table = take_columns(frame, list(users), name)
     table = table if rows is None else table.iloc[rows]
-    for column, values in table.items():
-        numeric = types.is_numeric_dtype(values.dtype) or types.is_bool_dtype(values.dtype)
-        if not numeric:
-            raise DataError(
-                f"cis: column {column!r} (trait {users[str(column)]!r}) is {values.dtype}; expected numbers, such as "
-                "dosages."
-            )
+    for column, user in users.items():
+        dtype = table[column].dtype
+        if not (types.is_numeric_dtype(dtype) or types.is_bool_dtype(dtype)):
+            raise DataError(f"cis: column {column!r} (trait {user!r}) is {dtype}; expected numbers, such as dosages.")
     numbers = table.astype(float)
     complete = np.isfinite(numbers.to_numpy())
     if not complete.all():

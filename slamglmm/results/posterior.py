@@ -532,11 +532,9 @@ class SlamResult(Result):
         effects, _ = self._total_effects()
         offset = 0.0 if design.offset is None else design.offset[:, None]
         rows = {label: self._rows_of(design, self._component(label)) for label in labels}
-        own = None if self.cis_columns is None else self.cis_columns.of_rows(newdata)
         if interval is None and not to_data:
             values = X @ effects.mean(axis=(0, 1)) + offset
-            if self.cis_columns is not None and own is not None:
-                self.cis_columns.add(values, self._values("cis").mean(axis=(0, 1)), own, list(self.traits))
+            self._add_cis(values, newdata)
             for label, (codes, multiplier) in rows.items():
                 values += multiplier * self.ranef(label).to_numpy()[codes]
             return pd.DataFrame(values, index=design.X.index, columns=self.traits)
@@ -548,8 +546,7 @@ class SlamResult(Result):
                 'Refit with store=(*slamglmm.DEFAULT_STORE, "U").'
             )
         draws = np.einsum("nb,cdbp->cdnp", X, effects) + offset
-        if self.cis_columns is not None and own is not None:
-            self.cis_columns.add(draws, self._values("cis"), own, list(self.traits))
+        self._add_cis(draws, newdata)
         for label, (codes, multiplier) in rows.items():
             draws += multiplier * self._values(f"U_{label}")[:, :, codes]
         if to_data:
@@ -561,6 +558,15 @@ class SlamResult(Result):
         frames = {name: pd.DataFrame(v, index=design.X.index, columns=self.traits) for name, v in parts.items()}
         table = pd.concat(frames, axis=1).swaplevel(axis=1)
         return table[[(trait, name) for trait in self.traits for name in parts]]
+
+    def _add_cis(self, out: np.ndarray, newdata: Any) -> None:
+        """Add what the covariates of single traits do to means (row, trait) or draws (chain, draw, row, trait)."""
+        if self.cis_columns is None:
+            return
+        effects = self._values("cis")
+        if out.ndim == 2:
+            effects = effects.mean(axis=(0, 1))
+        self.cis_columns.add(out, effects, self.cis_columns.of_rows(newdata), list(self.traits))
 
     def _total_effects(self) -> tuple[np.ndarray, list[str]]:
         """Draws of ``B + B_F Lambda`` (chain, draw, column, trait), and the columns: the traits', then the factors'."""
@@ -604,6 +610,7 @@ class SlamResult(Result):
         offset = np.zeros(self.design.n) if self.design.offset is None else self.design.offset
         columns = self._total_columns(self.design, None)
         rows, weights = data_scale.distinct_rows(np.column_stack((columns, offset)))
+        own_effects = np.zeros(0) if self.cis_columns is None else _pooled(self._values("cis"))[chosen]
         slope, total = np.empty((2, len(chosen), len(scales)))
         for j, of in enumerate(scales):
             own = {key: values[chosen] for key, values in self._link_parameters(of).items()}
@@ -611,7 +618,7 @@ class SlamResult(Result):
             if self.cis_columns is not None and self.traits[j] in self.cis_columns.spans:
                 span = self.cis_columns.spans[self.traits[j]]
                 covariates = self.cis_columns.of_rows()[:, self.cis_columns.column[span]]
-                fixed = np.column_stack((fixed, _pooled(self._values("cis"))[chosen][:, span]))
+                fixed = np.column_stack((fixed, own_effects[:, span]))
                 on_rows, shares = data_scale.distinct_rows(np.column_stack((columns, covariates, offset)))
             slope[:, j], total[:, j] = data_scale.moments_over_rows(of, fixed, on_rows, shares, variance[:, j], own)
         return slope, total

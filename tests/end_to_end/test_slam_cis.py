@@ -229,3 +229,18 @@ def test_messages(small):
     with pytest.raises(OptionError, match=r"cis\(\): fit with cis="):
         fit(data, frame, Y, None, **options).cis()
     assert_same(fit(data, frame, Y, {}, **options), fit(data, frame, Y, None, **options))
+
+
+def test_coefficients_of_curves_may_have_their_own():
+    """A link's latent traits are named as such: a marker that shifts whole curves acts on the intercept."""
+    data = sg.simulate.curves(families=30, per_family=4, seed=2, basis="poly(time, 2)")
+    frame = data.frame.assign(rs=np.random.default_rng(1).binomial(2, 0.4, len(data.frame)))
+    dosage = frame.set_index(data.individual)["rs"]
+    long = data.long.assign(height=data.long["height"] + 1.5 * dosage.loc[data.long[data.individual]].to_numpy())
+    link = sg.links.Regression(data.curve, long, individual=data.individual)
+    options = {"n_factors": 2, "draws": 200, "burn": 200, "chains": 1, "seed": 1, "progress": False}
+    cis = {"height[Intercept]": "rs"}
+    result = sg.slam(data.formula, frame, relmat=data.relmat, link=link, cis=cis, **options)
+    row = result.cis(prob=0.99).loc[("height[Intercept]", "rs")]
+    assert row["lower"] < 1.5 < row["upper"]
+    assert row["sd"] < 0.3

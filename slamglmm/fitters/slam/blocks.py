@@ -127,6 +127,7 @@ def draw_loadings(
     grams, which, own = shared.grams, shared.position[g], list[CisPart]()
     if problem.cis.n:
         own = integrate_out_of_block(problem.cis, group, block, g, shared.common, shared.by_basis, y, coordinates)
+    if own:
         grams, which = take_out(own, grams, which, rhs, yy)
     draw_coefficients(problem, grams, which, dof, state, block, prior_prec, rhs, yy, rng)
     state.coef[block, :b][:, ~group.estimable] = 0.0

@@ -85,9 +85,10 @@ class CisEffects:
 
     def penalty(self, effects: np.ndarray, traits: slice) -> tuple[np.ndarray, np.ndarray]:
         """Number of effects of each trait, and their quadratic form in units of tau; eq. SLAM-52."""
-        ends = self.starts[traits.start : traits.stop + 1]
-        sums = np.concatenate(([0.0], np.cumsum(effects[self.of(traits)] ** 2)))
-        return np.diff(ends), self.prec * np.diff(sums[ends - ends[0]])
+        counts = np.diff(self.starts[traits.start : traits.stop + 1])
+        owner = np.repeat(np.arange(len(counts)), counts)
+        squares = np.bincount(owner, weights=effects[self.of(traits)] ** 2, minlength=len(counts))
+        return counts, self.prec * squares
 
     def natural(self, effects: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Effects of one unit of a covariate in units of the data, in the user's order, shape (E,)."""
@@ -143,10 +144,10 @@ def lay_out_cis(
     mean, sd = values.mean(axis=1), values.std(axis=1)
     constant = np.flatnonzero(sd <= 1e-12 * np.abs(values).max(axis=1))
     if len(constant):
-        column = str(cis.values.columns[constant[0]])
-        name = next(trait for trait, names in cis.of_trait.items() if column in names)
+        flat = cis.values.columns[constant[0]]
+        name = next(trait for trait, names in cis.of_trait.items() if flat in names)
         raise DataError(
-            f"cis: column {column!r} (trait {name!r}) does not vary on the {len(active)} rows with data: it has no "
+            f"cis: column {flat!r} (trait {name!r}) does not vary on the {len(active)} rows with data: it has no "
             "effect to estimate. Leave it out."
         )
     mean = mean if centred else np.zeros_like(mean)
