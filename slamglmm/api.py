@@ -31,6 +31,7 @@ def slam(
     factor_formula: str | None = None,
     loadings_on: str | None = None,
     trait_data: Any = None,
+    cis: Mapping[str, Sequence[str]] | None = None,
     link: LinkChoice = "identity",
     priors: Priors | None = None,
     h2_grid: int = 20,
@@ -82,6 +83,10 @@ def slam(
         prior means are a regression on covariates of the traits. `fit.loading_effects()` has the coefficients.
     trait_data : DataFrame, optional
         Covariates of the traits for `loadings_on`, indexed by trait.
+    cis : dict, optional
+        Trait -> columns of `data` that are covariates of this trait only, such as the dosages of markers near a gene
+        for its expression: ``{"gene1": ["rs1", "rs7"], ...}``. Their effects are shrunk (``Priors(cis=)``);
+        `fit.cis()` has them.
     link : str, Link, dict or list
         Distribution of the data given the latent traits: a name (``"identity"``), a link with options
         (``slamglmm.links.GaussianWeights(weights)``), or links with their columns, ``{"gaussian": ["height"], ...}`` or
@@ -145,11 +150,13 @@ def slam(
     (24, 4)
     """
     from .fitters.slam.fit import fit_slam
+    from .results.cis import read_cis_columns
 
     tables = {} if markers is None else _marker_tables(markers, relmat)
     related = {name: kinship(table, "standardized") for name, table in tables.items()}
+    made = design(formula, data, Y=Y, relmat={**(relmat or {}), **related}, missing=missing)
     return fit_slam(
-        design(formula, data, Y=Y, relmat={**(relmat or {}), **related}, missing=missing),
+        made,
         priors=priors or Priors(),
         n_factors=n_factors,
         factor_design=None if factor_formula is None else _factor_design(factor_formula, data),
@@ -157,6 +164,7 @@ def slam(
         markers_on=markers_on,
         loadings_on=loadings_on,
         trait_data=trait_data,
+        cis=None if cis is None else read_cis_columns(cis, data, made.rows),
         link=bind_links(link, data),
         h2_grid=h2_grid,
         missing_memory=missing_memory,

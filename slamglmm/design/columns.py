@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,12 +66,12 @@ def take_columns(frame: Any, names: Sequence[str], name: str = "data") -> pd.Dat
     DataError
         For a column that is absent or there twice.
     """
-    columns = list(frame.columns)
+    columns = Counter(frame.columns)
     absent = [column for column in names if column not in columns]
     if absent:
-        raise DataError(f"{name} lacks the column(s) {shortlist(absent)}; it has {shortlist(columns)}.")
+        raise DataError(f"{name} lacks the column(s) {shortlist(absent)}; it has {shortlist(list(frame.columns))}.")
     if isinstance(frame, pd.DataFrame):
-        twice = [column for column in names if columns.count(column) > 1]
+        twice = [column for column in names if columns[column] > 1]
         if twice:
             raise DataError(f"{name} has more than one column named {shortlist(twice)}. Rename one of them.")
         return frame[list(names)]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import OptionError
 from .fixef import Covariates, EffectScales, FixefPrior, lay_out_covariates
 from .fixef_horseshoe import HorseshoeEffects
@@ -115,6 +117,9 @@ class Priors:
         of its own; or an instance. Effects on factors are always shrunk.
     loading_effects : PrecisionPrior
         With ``loadings_on``: prior of the variance of its effects on the loadings, one for each factor.
+    cis : float
+        With ``cis``: prior variance of the effect of one standard deviation of a trait's own covariate, in units of
+        its trait-specific variance.
 
     Raises
     ------
@@ -135,6 +140,7 @@ class Priors:
     factor: PrecisionPrior = PrecisionPrior(V=0.9, nu=20)
     fixef: str | FixefPrior = "flat"
     loading_effects: PrecisionPrior = PrecisionPrior(V=0.05, nu=1.5)
+    cis: float = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.loadings, str):
@@ -156,6 +162,8 @@ class Priors:
                     "or pass an instance."
                 )
             object.__setattr__(self, "fixef", FIXEF[self.fixef]())
+        if not (isinstance(self.cis, int | float | np.number) and 0 < self.cis < np.inf):
+            raise OptionError(f"Priors(cis={self.cis!r}): expected a positive variance.")
 
     @property
     def loadings_prior(self) -> LoadingsPrior:

@@ -19,6 +19,7 @@ from ..relmat import effects_of_markers
 from . import covariance, data_scale
 from .alignment import align_loadings, factors_carrying
 from .base import Result
+from .cis import CisColumns
 from .curves import CurveBasis, curve_table
 from .data_scale import TraitScale
 from .show import Summary, slam_summary
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 RESIDUAL = "Residual"
 # Off-diagonal elements of G that diagnostics look at: all pairs of at most this many traits, evenly spread.
 DIAGNOSED_TRAITS = 8
+# Effects of covariates of single traits that they look at.
+DIAGNOSED_CIS = 500
 # Saved draws of more than this are read piece by piece.
 LAZY_BYTES = 2**29
 # What the covariance matrices are computed from.
@@ -84,6 +87,8 @@ class SlamResult(Result):
         traits.
     markers : dict of str to DataFrame
         Dosages of the levels of the grouping factors that were given markers, for `marker_effects`.
+    cis_columns : CisColumns or None
+        Covariates of single traits; ``posterior["cis"]`` (cis_effect) has their effects, "trait: covariate".
     """
 
     posterior: xr.Dataset
@@ -96,6 +101,7 @@ class SlamResult(Result):
     trait_design: Design | None = None
     data_scales: tuple[TraitScale | None, ...] = ()
     markers: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    cis_columns: CisColumns | None = None
 
     # -- variances --------------------------------------------------------------------------------------------------
 
@@ -256,7 +262,7 @@ class SlamResult(Result):
     # -- effects ----------------------------------------------------------------------------------------------------
 
     def fixef(self, prob: float | None = None, *, total: bool = False) -> pd.DataFrame:
-        """Fixed effects.
+        """Fixed effects; with ``cis`` the intercept is that at zero of a trait's own covariates.
 
         Parameters
         ----------
@@ -283,6 +289,28 @@ class SlamResult(Result):
             return pd.DataFrame(means, index=pd.Index(names, name="fixef"), columns=self.traits)
         index = pd.MultiIndex.from_product([names, self.traits], names=["fixef", "trait"])
         return _interval_table(draws.reshape(*draws.shape[:2], len(index)), index, prob)
+
+    def cis(self, prob: float = 0.9) -> pd.DataFrame:
+        """Effects of the covariates of single traits (``cis=``), of one unit in units of the trait.
+
+        Parameters
+        ----------
+        prob : float
+            Mass of the equal-tailed interval.
+
+        Returns
+        -------
+        DataFrame
+            Index (trait, covariate); columns mean, sd, lower, upper.
+
+        Raises
+        ------
+        OptionError
+            The fit has no ``cis``.
+        """
+        if self.cis_columns is None:
+            raise OptionError("cis(): fit with cis={trait: columns of the data} first.")
+        return _interval_table(self._values("cis"), self.cis_columns.effects, prob)
 
     def ranef(self, label: str | None = None) -> pd.DataFrame:
         """Posterior mean of the total effects ``U_F Lambda + U_R`` of one random effect, level × trait.
@@ -442,6 +470,8 @@ class SlamResult(Result):
     def fitted(self, *, scale: Literal["latent", "data"] = "latent") -> pd.DataFrame:
         """Posterior mean of ``XB + F Lambda + Z U_R``, row × trait; a row without any data has ``XB + Z U``.
 
+        Effects of a trait's own covariates (``cis``) are in both.
+
         Parameters
         ----------
         scale : {"latent", "data"}
@@ -475,7 +505,8 @@ class SlamResult(Result):
         Parameters
         ----------
         newdata : DataFrame, optional
-            New rows: fixed plus random effects, no row residual. None with ``random="all"`` gives `fitted`.
+            New rows: fixed plus random effects, no row residual; with ``cis`` they need its columns. None with
+            ``random="all"`` gives `fitted`.
         random : "all", "none" or list of labels
             Random effects to add.
         new_levels : {"error", "zero", "relmat"}
@@ -527,6 +558,7 @@ class SlamResult(Result):
         rows = {label: self._rows_of(design, self._component(label)) for label in labels}
         if interval is None and not to_data:
             values = X @ effects.mean(axis=(0, 1)) + offset
+            self._add_cis(values, newdata)
             for label, (codes, multiplier) in rows.items():
                 values += multiplier * self.ranef(label).to_numpy()[codes]
             return pd.DataFrame(values, index=design.X.index, columns=self.traits)
@@ -538,6 +570,7 @@ class SlamResult(Result):
                 'Refit with store=(*slamglmm.DEFAULT_STORE, "U").'
             )
         draws = np.einsum("nb,cdbp->cdnp", X, effects) + offset
+        self._add_cis(draws, newdata)
         for label, (codes, multiplier) in rows.items():
             draws += multiplier * self._values(f"U_{label}")[:, :, codes]
         if to_data:
@@ -549,6 +582,15 @@ class SlamResult(Result):
         frames = {name: pd.DataFrame(v, index=design.X.index, columns=self.traits) for name, v in parts.items()}
         table = pd.concat(frames, axis=1).swaplevel(axis=1)
         return table[[(trait, name) for trait in self.traits for name in parts]]
+
+    def _add_cis(self, out: np.ndarray, newdata: Any) -> None:
+        """Add what the covariates of single traits do to means (row, trait) or draws (chain, draw, row, trait)."""
+        if self.cis_columns is None:
+            return
+        effects = self._values("cis")
+        if out.ndim == 2:
+            effects = effects.mean(axis=(0, 1))
+        self.cis_columns.add(out, effects, self.cis_columns.of_rows(newdata), list(self.traits))
 
     def _total_effects(self) -> tuple[np.ndarray, list[str]]:
         """Draws of ``B + B_F Lambda`` (chain, draw, column, trait), and the columns: the traits', then the factors'."""
@@ -590,13 +632,19 @@ class SlamResult(Result):
         effects = _pooled(self._total_effects()[0])[chosen]
         variance = _pooled(self._variance_of([*self._terms, RESIDUAL]))[chosen]
         offset = np.zeros(self.design.n) if self.design.offset is None else self.design.offset
-        rows, weights = data_scale.distinct_rows(np.column_stack((self._total_columns(self.design, None), offset)))
+        columns = self._total_columns(self.design, None)
+        rows, weights = data_scale.distinct_rows(np.column_stack((columns, offset)))
+        own_effects = np.zeros(0) if self.cis_columns is None else _pooled(self._values("cis"))[chosen]
         slope, total = np.empty((2, len(chosen), len(scales)))
         for j, of in enumerate(scales):
             own = {key: values[chosen] for key, values in self._link_parameters(of).items()}
-            slope[:, j], total[:, j] = data_scale.moments_over_rows(
-                of, effects[:, :, j], rows, weights, variance[:, j], own
-            )
+            fixed, on_rows, shares = effects[:, :, j], rows, weights
+            if self.cis_columns is not None and self.traits[j] in self.cis_columns.spans:
+                span = self.cis_columns.spans[self.traits[j]]
+                covariates = self.cis_columns.of_rows()[:, self.cis_columns.column[span]]
+                fixed = np.column_stack((fixed, own_effects[:, span]))
+                on_rows, shares = data_scale.distinct_rows(np.column_stack((columns, covariates, offset)))
+            slope[:, j], total[:, j] = data_scale.moments_over_rows(of, fixed, on_rows, shares, variance[:, j], own)
         return slope, total
 
     def _expected_data(self, draws: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -753,6 +801,11 @@ class SlamResult(Result):
             elements = self._covariance_elements(term, first, second)
             if pairs and elements is not None:
                 tables.append(diagnose(elements, pd.MultiIndex.from_product([[symbol], [term], pairs])))
+        if self.cis_columns is not None and "cis" in self.posterior:
+            named = self.cis_columns.effects
+            some = np.unique(np.linspace(0, len(named) - 1, min(DIAGNOSED_CIS, len(named))).round().astype(int))
+            index = pd.MultiIndex.from_tuples([("cis", covariate, trait) for trait, covariate in named[some]])
+            tables.append(diagnose(self._values("cis")[..., some], index))
         if not tables:
             return pd.DataFrame()
         table = pd.concat(tables)
@@ -766,8 +819,9 @@ class SlamResult(Result):
         -------
         DataFrame
             Index (variable, term, trait): h2 of every trait, variances (G and R), and covariances among some pairs of
-            traits, as far as ``store=`` kept them. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has
-            ``seconds_per_draw`` and ``seconds``.
+            traits, as far as ``store=`` kept them; effects of ``cis`` (at most 500, evenly spread), the covariate in
+            place of the term. Columns mean, sd, mcse, ess_bulk, ess_tail, r_hat. ``.attrs`` has ``seconds_per_draw``
+            and ``seconds``.
         """
         if self._diagnostics.empty:
             raise self._not_stored("diagnostics()", ("h2",), "'G_diag' and 'R_diag'")

@@ -30,6 +30,15 @@ def basis(problem):
     return problem.rotation.forward(np.eye(problem.n))
 
 
+def cis_part(problem, effects):
+    """``C_j a_j`` of every trait, from the definition; `effects` (..., E), result (..., p, n)."""
+    out = np.zeros((*effects.shape[:-1], problem.p, problem.n))
+    for j in range(problem.p):
+        for e in range(problem.cis.starts[j], problem.cis.starts[j + 1]) if problem.cis.n else ():
+            out[..., j, :] += effects[..., e, None] * problem.cis.columns[problem.cis.column[e]]
+    return out
+
+
 class Dense:
     """V, root and inverse for every group of traits and grid point, in the basis the sampler works in."""
 

@@ -18,10 +18,10 @@ from slamglmm.linalg.threads import BlockPool, single_threaded_blas
 from slamglmm.priors import Horseshoe
 from slamglmm.priors.loadings_horseshoe import draw_horseshoe_rows
 
-from .dense import Dense, basis
+from .dense import Dense, basis, cis_part
 
 RECORDED = ("y", "coef", "tau", "g", "factors", "kappa", "gamma", "coef_factor")
-RECORDED += ("loading_effects", "loading_effect_var")
+RECORDED += ("loading_effects", "loading_effect_var", "cis")
 EFFECT_SCALES = ("variance", "local_factor", "global_factor", "global_trait")
 
 
@@ -106,6 +106,8 @@ class Joint:
         shrunk = ~columns.flat
         trait_prec = tau[:, None] * effects.trait_prec(columns)
         coef[:, shrunk] = rng.standard_normal((p, shrunk.sum())) / np.sqrt(trait_prec[:, shrunk])
+        own = rng.standard_normal(problem.cis.n)
+        own /= np.sqrt(problem.cis.prec * np.repeat(tau, np.diff(problem.cis.starts)) if problem.cis.n else 1.0)
         state = State(
             y=problem.y.copy(),
             coef=np.concatenate((coef, loadings), axis=1),
@@ -123,6 +125,7 @@ class Joint:
             random=None if problem.collapsed else np.zeros((p, n)),
             streams=Streams.spawn(np.random.SeedSequence(int(rng.integers(2**63))), problem),
             links=[part.likelihood.simulate_parameters(rng) for part in problem.links],
+            cis=own,
         )
         for s in range(len(problem.groups)):
             self._redraw_group(state, s, rng)
@@ -145,7 +148,8 @@ class Joint:
                 self._redraw_group(state, s, rng)
 
     def _mean(self, state, group):
-        return state.coef[group.traits] @ np.concatenate((self.problem.x, state.factors))[:, group.rows]
+        mean = state.coef[group.traits] @ np.concatenate((self.problem.x, state.factors))
+        return (mean + cis_part(self.problem, state.cis)[group.traits])[:, group.rows]
 
     def _redraw_group(self, state, s, rng):
         group = self.problem.groups[s]
@@ -208,6 +212,7 @@ class Record:
             "coef_factor": (k, problem.n_factor_effects),
             "loading_effects": (k, problem.trait_covariates.q),
             "loading_effect_var": (k,),
+            "cis": (problem.cis.n,),
             "variance": (len(problem.covariates.names),),
             "local_factor": (k, problem.n_factor_effects),
             "local_trait": (p, b),
@@ -249,12 +254,23 @@ def statistics(joint, values):
     shares, total = problem.grid.shares, problem.grid.shares.sum(axis=1)
     tau, g, kappa, gamma, f = (values[name] for name in ("tau", "g", "kappa", "gamma", "factors"))
     loadings, row, local = values["coef"][:, :, b:], values["row"], values["local"]
-    rest = values["y"] - values["coef"][:, :, :b] @ problem.x
+    rest = values["y"] - values["coef"][:, :, :b] @ problem.x - cis_part(problem, values["cis"])
     own_factors = f - values["coef_factor"] @ problem.x_factor
     out = {}
 
     def squash(x):
         return x / (1 + np.abs(x))
+
+    for e in range(problem.cis.n):
+        j = int(np.searchsorted(problem.cis.starts, e, side="right") - 1)
+        effect, column = values["cis"][:, e], problem.cis.columns[problem.cis.column[e]]
+        rows = _rows_of_trait(problem, j)
+        seen = values["y"][:, j] - values["coef"][:, j, :b] @ problem.x
+        out[f"standardised cis effect {e}"] = squash(problem.cis.prec * tau[:, j] * effect**2)
+        out[f"log cis effect {e}"] = squash(np.log(np.abs(effect)))
+        out[f"cis effect {e} with tau"] = squash(np.log(np.abs(effect))) * np.log(tau[:, j])
+        out[f"cis effect {e} with share"] = squash(np.log(np.abs(effect))) * total[g[:, j]]
+        out[f"cis effect {e} along the data"] = squash(effect * (seen[:, rows] @ column[rows]))
 
     columns = problem.covariates
     for q, name in enumerate(columns.names):

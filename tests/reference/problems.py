@@ -9,6 +9,7 @@ import slamglmm as sg
 from slamglmm.fitters.slam.problem import build_problem
 from slamglmm.linalg.rotation import Rotation
 from slamglmm.priors import Priors
+from slamglmm.results.cis import read_cis_columns
 
 
 def relationship(levels, rank=None, seed=0):
@@ -55,6 +56,11 @@ def tiny_design(formula="~ 0 + (1 | g)", n=10, p=3, *, levels=None, rank=None, m
     return sg.design(formula, frame, Y=Y, relmat={"g": K} if "| g" in formula else None)
 
 
+def tiny_z(n):
+    """Dosages, for `tiny_problem`."""
+    return np.tile([0.0, 1.0, 2.0, 0.0, 1.0], n)[:n]
+
+
 def tiny_problem(
     formula="~ 0 + (1 | g)",
     n=10,
@@ -65,20 +71,29 @@ def tiny_problem(
     factor_formula=None,
     link="identity",
     loadings_on=None,
+    cis=None,
     **options,
 ):
-    """`build_problem` of `tiny_design`; `factor_formula` may name its covariates, `loadings_on` ``t`` of traits."""
+    """`build_problem` of `tiny_design`.
+
+    `factor_formula` and `cis` may name its covariates, `loadings_on` ``t`` of traits; `cis` knows a column ``z``
+    besides.
+    """
     frame = tiny_frame(n, p, options.get("levels"), options.get("seed", 0))[0]
     factor_design = None if factor_formula is None else sg.design(factor_formula, frame)
     design = tiny_design(formula, n, p, **options)
     trait_data = None if loadings_on is None else pd.DataFrame({"t": 10.0 + np.arange(p) ** 1.5}, index=design.traits)
-    return build_problem(design, priors or Priors(), k, grid, link, factor_design, loadings_on, trait_data)
+    frame["z"] = tiny_z(n)
+    own = None if cis is None else read_cis_columns(cis, frame, design.rows)
+    priors = priors or Priors()
+    return build_problem(design, priors, k, grid, link, factor_design, loadings_on, trait_data, cis=own)
 
 
 def uncollapsed(problem):
     """The same problem with U in the chain: the other scheme, which must give the same posterior."""
     assert problem.collapsed
     assert np.all(problem.grid.residual_share > 0), "a total share of one leaves no residual to condition on"
+    assert not problem.cis.n
 
     def unrotate(cov):
         return dataclasses.replace(cov, outer=problem.rotation)

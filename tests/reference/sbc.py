@@ -49,6 +49,8 @@ def quantities(problem, state):
     for q, name in enumerate(columns.names):
         direct = state.coef[0, : problem.b][columns.trait == q].sum()
         out[f"total effect of {name} on 0"] = direct + through[columns.factor == q].sum()
+    for e in range(problem.cis.n):
+        out[f"cis effect {e}"] = state.cis[e]
     for variable in problem.link_variables:
         if variable.key not in problem.links[variable.part].likelihood.flat:
             values = state.links[variable.part][variable.key].flat

@@ -21,7 +21,7 @@ from slamglmm.priors import Priors
 from tests.reference.dense import Dense, basis, level_covariance, whitened_z
 from tests.reference.problems import tiny_problem, uncollapsed
 
-N_TESTS = 40
+N_TESTS = 60
 FALSE_ALARM = 1e-4
 POOL = BlockPool(1)
 
@@ -46,10 +46,10 @@ def _one_thread():
 
 
 def make(layout, monkeypatch, **options):
-    options = LAYOUTS[layout] | options
+    options = (LAYOUTS | CIS)[layout] | options
     if options.pop("impute", False):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
-    return tiny_problem(**options)
+    return tiny_problem(priors=Priors(cis=0.6), **options)
 
 
 def frozen_state(problem, seed=3):
@@ -130,43 +130,61 @@ def test_shares_without_factors(options):
     check(scipy.stats.norm.ppf(scipy.stats.t.cdf(np.concatenate(z), n_batches - 1)))
 
 
+# Covariates of two traits of their own; on rays, and with rows left out, in coordinates of each trait's own.
+CIS = {
+    "cis": {"formula": ONE, "rank": 6, "cis": {"y1": ["z"], "y3": ["w", "z"]}},
+    "cis, patterns on rays": {**LAYOUTS["patterns on rays"], "cis": {"y1": ["z"], "y3": ["w", "x"]}},
+}
+
+
+def own_columns(problem, j):
+    """Covariates of one trait in the sampler's basis, shape (c, n)."""
+    if not problem.cis.n:
+        return np.zeros((0, problem.n))
+    return problem.cis.columns[problem.cis.column[problem.cis.starts[j] : problem.cis.starts[j + 1]]]
+
+
 # Without the first level of h, its other two columns add up to the intercept on the rows of the second trait.
 ALIASED = {"formula": "~ h + (1 | g)", "n": 12, "missing": [([0, 3, 6, 9], 1)]}
 
 
 @pytest.mark.filterwarnings("ignore:1 fixed effect:slamglmm.errors.SlamWarning")
-@pytest.mark.parametrize("layout", [*LAYOUTS, "a column that one trait cannot estimate"])
+@pytest.mark.parametrize("layout", [*LAYOUTS, *CIS, "a column that one trait cannot estimate"])
 def test_loadings_step_is_normal_gamma(layout, monkeypatch):
-    """(B, Lambda, tau) given factors and one grid point: independent draws from the closed-form posterior."""
-    problem = make(layout, monkeypatch) if layout in LAYOUTS else tiny_problem(**ALIASED)
+    """(B, Lambda, a, tau) given factors and one grid point: independent draws from the closed-form posterior."""
+    problem = make(layout, monkeypatch) if layout in LAYOUTS | CIS else tiny_problem(**ALIASED)
     state, N, b = frozen_state(problem), 6000, problem.b
     rng = np.random.default_rng(1)
     dense, prior = Dense(problem), problem.priors.residual
     for s, group in enumerate(problem.groups):
         shared = blocks.prepare_regressors(problem, group, state, POOL)
-        coef, tau = np.empty((N, problem.p, b + 2)), np.empty((N, problem.p))
+        coef, tau, cis = np.empty((N, problem.p, b + 2)), np.empty((N, problem.p)), np.empty((N, problem.cis.n))
         for i in range(N):
             blocks.draw_loadings(problem, group, shared, state, group.blocks[0], rng)
-            coef[i], tau[i] = state.coef, state.tau
+            coef[i], tau[i], cis[i] = state.coef, state.tau, state.cis
         for j in range(group.traits.start, group.traits.stop):
+            own = own_columns(problem, j)
+            first = problem.cis.starts[j] if problem.cis.n else 0
             free = np.concatenate((group.estimable, np.ones(problem.n_factors, dtype=bool)))
             assert not coef[:, j, ~free].any()
-            D = np.concatenate((problem.x, state.factors))[free][:, group.rows]
+            D = np.concatenate((np.concatenate((problem.x, state.factors))[free], own))[:, group.rows]
             W = dense.inverse[s][state.g[j]]
             y = state.y[j, group.rows]
             prior_prec = np.concatenate((np.zeros(b), state.scales.local[j] * state.scales.row))[free]
+            prior_prec = np.concatenate((prior_prec, np.full(len(own), 1.0 / problem.priors.cis)))
             C = D @ W @ D.T + np.diag(prior_prec)
             mean = np.linalg.solve(C, D @ W @ y)
             shape = prior.shape + 0.5 * (len(y) - group.estimable.sum())
             rate = prior.rate + 0.5 * (y @ W @ y - mean @ C @ mean)
             check_p(scipy.stats.kstest(tau[:, j], scipy.stats.gamma(shape, scale=1 / rate).cdf).pvalue)
-            standard = (coef[:, j][:, free] - mean) * np.sqrt(tau[:, j])[:, None]
+            drawn = np.column_stack((coef[:, j][:, free], cis[:, first : first + len(own)]))
+            standard = (drawn - mean) * np.sqrt(tau[:, j])[:, None]
             check(whitened_z(standard, np.zeros(len(C)), np.linalg.inv(C)))
             # and independent of tau
             check(np.sqrt(N) * np.corrcoef(np.abs(standard).T, np.log(tau[:, j]))[-1, :-1])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [*LAYOUTS, *CIS])
 def test_shares_and_precision_of_traits_given_the_rest(layout, monkeypatch):
     """(g, tau) jointly: masses with tau integrated out, and tau given g."""
     problem = make(layout, monkeypatch)
@@ -176,6 +194,9 @@ def test_shares_and_precision_of_traits_given_the_rest(layout, monkeypatch):
         start = dataclasses.replace(state, g=state.g.copy(), tau=state.tau.copy())
         D = np.concatenate((problem.x, state.factors))[:, group.rows]
         e = state.y[group.traits][:, group.rows] - state.coef[group.traits] @ D
+        effects = np.split(state.cis, problem.cis.starts[1:-1]) if problem.cis.n else [np.zeros(0)] * problem.p
+        for i, j in enumerate(range(group.traits.start, group.traits.stop)):
+            e[i] -= effects[j] @ own_columns(problem, j)[:, group.rows]
         common = group.cov.enter(e)
         g, tau = np.empty((N, problem.p), dtype=int), np.empty((N, problem.p))
         for i in range(N):
@@ -185,8 +206,9 @@ def test_shares_and_precision_of_traits_given_the_rest(layout, monkeypatch):
             g[i], tau[i] = start.g, start.tau
         for i, j in enumerate(range(group.traits.start, group.traits.stop)):
             penalty = state.coef[j, b:] ** 2 @ (state.scales.local[j] * state.scales.row)
+            penalty += np.sum(effects[j] ** 2) / problem.priors.cis
             rates = prior.rate + 0.5 * (np.einsum("a,gab,b->g", e[i], dense.inverse[s], e[i]) + penalty)
-            shape = prior.shape + 0.5 * (len(group.rows) + k)
+            shape = prior.shape + 0.5 * (len(group.rows) + k + len(effects[j]))
             log_mass = problem.log_prior_traits - 0.5 * np.linalg.slogdet(dense.V[s])[1] - shape * np.log(rates)
             mass = np.exp(log_mass - log_mass.max())
             check_p(_chi_square(g[:, j], mass / mass.sum()))
@@ -285,14 +307,16 @@ def test_factor_step_against_the_dense_conditional(layout, monkeypatch):
 
 
 def test_weights_left_by_the_trait_step(monkeypatch):
-    """``weighted`` holds omega (y - XB - ZU) of the state that the factor step reads, and zero on dropped rows."""
-    for layout in LAYOUTS:
+    """``weighted`` has omega (y - XB - C a - ZU) of the state that the factor step reads, and zero on dropped rows."""
+    for layout in LAYOUTS | CIS:
         with monkeypatch.context() as patch:
             problem = make(layout, patch)
         seen = {}
 
         def spy(problem, state, random, pool, right=blocks.draw_factors, seen=seen):
             xb = state.coef[:, : problem.b] @ problem.x
+            for j in range(problem.p) if problem.cis.n else ():
+                xb[j] += state.cis[problem.cis.starts[j] : problem.cis.starts[j + 1]] @ own_columns(problem, j)
             for s, group in enumerate(problem.groups):
                 for j in range(group.traits.start, group.traits.stop):
                     expected = np.zeros(problem.n)

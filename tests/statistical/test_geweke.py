@@ -26,7 +26,7 @@ from tests.reference.geweke import FixedGlobal, joint_test, threshold, worst
 from tests.reference.problems import tiny_problem, uncollapsed
 
 FALSE_ALARM = 1e-4
-N_TESTS = 150  # at least the number of joint tests below, long ones included
+N_TESTS = 160  # at least the number of joint tests below and in test_geweke_cis.py, long ones included
 
 ONE, TWO = "~ 0 + (1 | g)", "~ 0 + (1 | g) + (1 | h)"
 SCATTERED = [([0, 3], 1), ([5, 6, 7], 2)]

@@ -55,6 +55,7 @@ CASES = {
         "loadings_on": "~ t",
         "loading_effects": PrecisionPrior(V=0.5, nu=6),
     },
+    "covariates of one trait": {"formula": ONE, "cis": {"y1": ["w"], "y4": ["z", "w", "x"]}, "cis_var": 0.5},
     "horseshoe effects": {"formula": ONE, "factor_formula": "~ x + w", "fixef": HorseshoeEffects(prop_0=0.5)},
 }
 
@@ -65,6 +66,8 @@ def make(case, monkeypatch):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
     named = ("loadings", "residual", "fixef", "loading_effects")
     priors = {name: options.pop(name) for name in named if name in options}
+    if "cis_var" in options:
+        priors["cis"] = options.pop("cis_var")
     return tiny_problem(
         priors=Priors(**({"loadings": INFINITE, "factor": PrecisionPrior(V=0.8, nu=8)} | priors)), **options
     )

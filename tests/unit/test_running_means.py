@@ -10,8 +10,8 @@ from slamglmm.fitters.slam.draws import RunningMeans, Snapshot
 from slamglmm.fitters.slam.state import start_state
 from slamglmm.fitters.slam.sweep import sweep
 from slamglmm.linalg.threads import BlockPool
-from tests.reference.dense import Dense, basis, level_covariance
-from tests.reference.problems import tiny_problem, uncollapsed
+from tests.reference.dense import Dense, basis, cis_part, level_covariance
+from tests.reference.problems import tiny_frame, tiny_problem, tiny_z, uncollapsed
 
 ONE, TWO = "~ x + (1 | g)", "~ x + (1 | g) + (1 | h)"
 # Two traits share a pattern, so they come first: the sampler's order of traits is 1, 2, 0.
@@ -27,6 +27,9 @@ LAYOUTS = {
     "imputed on rays": {"formula": TWO, "missing": SCATTERED, "impute": True},
     "U integrated out, cells drawn": {"formula": ONE, "missing": SCATTERED, "scatter": 0.5},
     "no fixed effects": {"formula": "~ 0 + (1 | g)"},
+    "U integrated out, covariates of one trait": {"formula": ONE, "cis": {"y3": ["z", "w"], "y1": ["w"]}},
+    "patterns on rays, covariates of one trait": {"formula": TWO, "missing": SCATTERED, "cis": {"y2": ["z"]}},
+    "no fixed effects, covariates of one trait": {"formula": "~ 0 + (1 | g)", "cis": {"y2": ["z", "w"]}},
 }
 
 
@@ -39,7 +42,7 @@ def make(layout, monkeypatch):
         monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
     responses = 4.0 + 3.0 * np.random.default_rng(9).standard_normal((options.get("n", 10), 3))
     problem = tiny_problem(responses=responses, grid=3, **options)
-    assert problem.collapsed == (layout.startswith("U int") or layout == "no fixed effects" or uncollapse)
+    assert problem.collapsed == (layout.startswith(("U int", "no fixed effects")) or uncollapse)
     return uncollapsed(problem) if uncollapse else problem
 
 
@@ -60,20 +63,21 @@ class Witness(RunningMeans):
             self._look(group, state, group.traits)
 
     def _look(self, group, state, block):
-        names = ("y", "coef", "tau", "g", "factors", "gamma", "kappa")
+        names = ("y", "coef", "tau", "g", "factors", "gamma", "kappa", "cis")
         self.seen.append((group, block, {name: copy.deepcopy(getattr(state, name)) for name in names}))
 
 
 def dense_means(problem, dense, group, block, state):
-    """E[U_m | rest] of each component and E[XB + F Lambda + Z U_R | rest] of a block of traits."""
+    """E[U_m | rest] of each component and E[XB + C a + F Lambda + Z U_R | rest] of a block of traits."""
     Q, shares, b = basis(problem), problem.grid.shares, problem.b
     s = next(i for i, other in enumerate(problem.groups) if other is group)
-    e = state["y"] - state["coef"] @ np.concatenate((problem.x, state["factors"]))
+    fixed = state["coef"] @ np.concatenate((problem.x, state["factors"])) + cis_part(problem, state["cis"])
+    e = state["y"] - fixed
     effects = [np.zeros((c.Z.shape[1], problem.p)) for c in problem.components]
     fitted = np.zeros((problem.n, problem.p))
     for j in range(block.start, block.stop):
         g = state["g"][j]
-        fitted[:, j] = Q @ (np.concatenate((problem.x, state["factors"])).T @ state["coef"][j])
+        fitted[:, j] = Q @ fixed[j]
         for m, component in enumerate(problem.components):
             Z, K = component.Z.toarray(), level_covariance(component)
             own = shares[g, m] * K @ (Q.T @ Z)[group.rows].T @ dense.inverse[s][g] @ e[j, group.rows]
@@ -113,10 +117,11 @@ def test_effects_their_variances_and_fitted_values(layout, monkeypatch):
     problem = make(layout, monkeypatch)
     state, running, pool = start_state(problem, np.random.SeedSequence(5)), Witness(problem), BlockPool(1)
     n_draws = 6
-    coef = np.zeros((problem.p, problem.b))
+    coef, cis = np.zeros((problem.p, problem.b)), np.zeros(problem.cis.n)
     for _ in range(n_draws):
         sweep(problem, state, pool, running)
         coef += state.coef[:, : problem.b] / n_draws
+        cis += state.cis / n_draws
     dense = Dense(problem)
     effects = [np.zeros((c.Z.shape[1], problem.p)) for c in problem.components]
     fitted = np.zeros((problem.n, problem.p))
@@ -140,11 +145,21 @@ def test_effects_their_variances_and_fitted_values(layout, monkeypatch):
     expected = np.empty_like(fitted)
     expected[:, order] = fitted
     np.testing.assert_allclose(running.fitted(problem), problem.center + scale * expected, rtol=1e-8, atol=1e-9)
-    expected = np.empty((problem.b, problem.p))
-    expected[:, order] = coef.T
+    own = running.cis_effects(problem)
+    check_fixed_part(layout, problem, coef, cis, running.fixed_effects(problem), own)
+
+
+def check_fixed_part(layout, problem, coef, cis, B, effects):
+    """X B and the covariates as they came times their effects, on the user's scale: centre + scale (X b + C a)."""
     X = problem.rotation.back(problem.x).T
-    XB = problem.center + (X @ expected) * scale
-    np.testing.assert_allclose(X @ running.fixed_effects(problem), XB, rtol=1e-8, atol=1e-9)
+    expected = np.empty((problem.n, problem.p))
+    expected[:, problem.order] = X @ coef.T + problem.rotation.back(cis_part(problem, cis)).T
+    fixed = X @ B
+    values = {"w": tiny_frame(problem.n, problem.p)[0]["w"].to_numpy(), "z": tiny_z(problem.n)}
+    named = [(trait, name) for trait, names in LAYOUTS[layout].get("cis", {}).items() for name in names]
+    for (trait, name), effect in zip(named, effects, strict=True):
+        fixed[:, problem.traits.index(trait)] += effect * values[name]
+    np.testing.assert_allclose(fixed, problem.center + problem.scale * expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -170,7 +185,4 @@ def test_snapshot(layout, monkeypatch):
     np.testing.assert_allclose(snapshot.h2(), [np.diag(G) / total for G in covariances[:-1]], rtol=1e-10)
     np.testing.assert_allclose(snapshot.h2_residual(), grid[state.g[back]].T)
     np.testing.assert_allclose(snapshot.h2_factor(), grid[state.gamma].T)
-    # X B on the user's scale is centre + scale X b.
-    X = problem.rotation.back(problem.x).T
-    expected = problem.center + (X @ state.coef[back, :b].T) * scale
-    np.testing.assert_allclose(X @ snapshot.B(), expected, rtol=1e-8, atol=1e-10)
+    check_fixed_part(layout, problem, state.coef[:, :b], state.cis, snapshot.B(), snapshot.cis())

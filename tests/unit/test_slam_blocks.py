@@ -213,6 +213,7 @@ def test_traits_drawn_together_equal_traits_drawn_one_by_one(loadings):
             missing=[*missing, (list(np.flatnonzero(_x(10, 4) > 1.05)), 2)],
             responses=responses,
             priors=Priors(loadings=loadings),
+            cis={"y2": ["z"], "y4": ["w", "z"]},
         )
     (own,) = problem.own_rows
     assert own.traits == slice(0, 4)
@@ -231,7 +232,8 @@ def test_traits_drawn_together_equal_traits_drawn_one_by_one(loadings):
         alone = blocks.draw_trait_shares(problem, group, other, group.traits, alone, shared.rays, rng)
         blocks.weigh_given_random(problem, group, other, group.traits, alone, fixed, rng)
         np.testing.assert_allclose(residual[span], alone.common[0], atol=1e-10)
-    for name in ("coef", "tau", "g", "weighted", "random"):
+    assert np.all(one.cis != 0.0)
+    for name in ("coef", "cis", "tau", "g", "weighted", "random"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=1e-10, err_msg=name)
     assert np.any(one.coef[:, :2] == 0.0)
 

@@ -22,6 +22,7 @@ from ...linalg.gig import draw_gig
 from ...linalg.threads import BlockPool
 from ...links import Parameters
 from ...priors import PrecisionPrior, TraitPrecisions
+from .cis import CisPart, integrate_out, integrate_out_of_block, take_out
 from .own_rows import OwnRows
 from .problem import LinkedTraits, Problem, TraitGroup
 from .state import State
@@ -91,14 +92,15 @@ def draw_loadings(
 ) -> tuple[TurnedRows, np.ndarray]:
     """Draw (tau, B, Lambda) of a block of traits jointly, U integrated out; eq. SLAM-7.
 
-    Loadings with a spike at zero are drawn given tau instead; eq. SLAM-24.
+    Loadings with a spike at zero are drawn given tau instead; eq. SLAM-24. Effects of a trait's own covariates are
+    integrated out of both and drawn afterwards; eq. SLAM-51.
 
     Returns
     -------
     residual : TurnedRows, shape (block, n_s)
-        ``y - XB - F Lambda``.
+        ``y - XB - C a - F Lambda``.
     fixed_residual : ndarray, shape (block, n_s)
-        ``y - XB``, in common coordinates.
+        ``y - XB - C a``, in common coordinates.
     """
     cov, b = group.cov, problem.b
     g = state.g[block]
@@ -122,15 +124,27 @@ def draw_loadings(
     prior_prec[:, :b] = np.where(group.estimable, state.effect_scales.trait_prec(problem.covariates, block), 1.0)
     np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
     dof = cov.n - float(np.count_nonzero(group.estimable & problem.covariates.flat))
-    draw_coefficients(problem, shared.grams, shared.position[g], dof, state, block, prior_prec, rhs, yy, rng)
+    grams, which, own = shared.grams, shared.position[g], list[CisPart]()
+    if problem.cis.n:
+        own = integrate_out_of_block(problem.cis, group, block, g, shared.common, shared.by_basis, y, coordinates)
+    if own:
+        grams, which = take_out(own, grams, which, rhs, yy)
+    draw_coefficients(problem, grams, which, dof, state, block, prior_prec, rhs, yy, rng)
     state.coef[block, :b][:, ~group.estimable] = 0.0
     coef = state.coef[block]
     fixed_residual = y - coef[:, :b] @ shared.common[:b]
+    if own:
+        for part in own:
+            part.draw(state.cis, coef[part.trait], state.tau[block][part.trait], rng)
+        added = problem.cis.values(state.cis, block, group)
+        fixed_residual -= added
     residual = fixed_residual - coef[:, b:] @ shared.common[b:]
     if not cov.inner:
         return cov.turn(residual, g), fixed_residual
     for a, rows in members:
         coordinates[rows] -= coef[rows] @ shared.by_basis[a]
+    if own:
+        coordinates -= cov.turn(added, g).coordinates
     return TurnedRows(cov, residual, g, coordinates), fixed_residual
 
 
@@ -340,6 +354,10 @@ def draw_shares_of_traits(
             state.coef[block, :b] ** 2 * state.effect_scales.trait_prec(problem.covariates, block), axis=1
         )
         n_active = n_active + n_shrunk
+    if problem.cis.n:
+        n_own, of_own = problem.cis.penalty(state.cis, block)
+        penalty += of_own
+        n_active = n_active + n_own
     forms += penalty[:, None]
     return draw_shares(
         forms, logdet, problem.log_prior_traits, _trait_precisions(problem, block), n_rows + n_active, rng
@@ -416,7 +434,7 @@ def draw_random_rows(residual: TurnedRows, prec: np.ndarray, rng: np.random.Gene
 def weigh_collapsed(
     problem: Problem, group: TraitGroup, state: State, block: slice, fixed_residual: np.ndarray
 ) -> None:
-    """Store ``tau_j V^-1 (y - XB)`` of a block for the factor step."""
+    """Store ``tau_j V^-1 (y - XB - C a)`` of a block for the factor step."""
     cov, g, weighted = group.cov, state.g[block], state.weighted[block]
     np.multiply(cov.weights[g], fixed_residual[:, : cov.rank], out=weighted[:, : cov.rank])
     np.divide(fixed_residual[:, cov.rank :], cov.residual_share[g][:, None], out=weighted[:, cov.rank :])
@@ -448,7 +466,7 @@ def draw_own_traits(problem: Problem, own: OwnRows, state: State, rng: np.random
     Returns
     -------
     ndarray, shape (N,)
-        ``y - XB - F Lambda`` in common coordinates.
+        ``y - XB - C a - F Lambda`` in common coordinates.
     """
     b, block = problem.b, own.traits
     m, c = b + problem.n_factors, len(own.spans)
@@ -457,10 +475,18 @@ def draw_own_traits(problem: Problem, own: OwnRows, state: State, rng: np.random
     design[:b] = own.x
     on_rows = np.concatenate((state.factors[:, own.row], own.gather(state.y)[None]))
     own.enter(on_rows, out=design[b:])
-    scaled = design * np.sqrt(own.weights_of(state.g[block]))
+    weights = own.weights_of(state.g[block])
+    scaled = design * np.sqrt(weights)
     products = np.empty((c, m + 1, m + 1))
     for j, span in enumerate(own.spans):
         np.matmul(scaled[:, span], scaled[:, span].T, out=products[j])
+    parts = []
+    for j, effects in problem.cis.having(block) if problem.cis.n else ():
+        span = own.spans[j]
+        columns = problem.cis.entered[block.start + j][problem.cis.local[effects]]
+        weighted = columns * weights[span]
+        parts.append(integrate_out(j, effects, weighted @ columns.T, weighted @ design[:, span].T, problem.cis.prec))
+        products[j] -= parts[-1].explained
     prior_prec = np.empty((c, m))
     prior_prec[:, :b] = np.where(own.estimable, state.effect_scales.trait_prec(problem.covariates, block), 1.0)
     np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
@@ -478,6 +504,10 @@ def draw_own_traits(problem: Problem, own: OwnRows, state: State, rng: np.random
     )
     state.coef[block, :b][~own.estimable] = 0.0
     residual = design[m] - np.einsum("qi,qi->i", state.coef[block].T[:, own.trait], design[:m])
+    for part in parts:
+        part.draw(state.cis, state.coef[block][part.trait], state.tau[block][part.trait], rng)
+        columns = problem.cis.entered[block.start + part.trait][problem.cis.local[part.effects]]
+        residual[own.spans[part.trait]] -= state.cis[part.effects] @ columns
     forms = np.ascontiguousarray(own.sums(own.weights * residual**2).T)
     state.g[block], state.tau[block] = draw_shares_of_traits(problem, state, block, forms, own.logdet, own.n_rows, rng)
     return residual
@@ -495,6 +525,8 @@ def weigh_own_traits(
     noise = rng.standard_normal(len(share))
     random = own.leave(share * residual + noise * np.sqrt(share * kept / tau[own.trait]))
     fixed = np.einsum("qi,qi->i", state.coef[own.traits, : problem.b].T[:, own.trait], own.x_rows)
+    if problem.cis.n:
+        fixed += problem.cis.values(state.cis, own.traits)[own.trait, own.row]
     state.random[own.traits][own.trait, own.row] = random
     state.weighted[own.traits][own.trait, own.row] = (own.gather(state.y) - fixed - random) * (tau / left)[own.trait]
 
@@ -873,6 +905,8 @@ def draw_missing(problem: Problem, state: State, rng: np.random.Generator) -> No
         members = group.traits
         mean = state.coef[members] @ np.concatenate((problem.x, state.factors))[:, group.rows]
         mean += state.random[members][:, group.rows]
+        if problem.cis.n:
+            mean += problem.cis.values(state.cis, members)[:, group.rows]
         eta = state.y[members][:, group.rows]
         prec = state.tau[members] / problem.grid.residual_share[state.g[members]]
         traits, cells = np.nonzero(group.imputed)
@@ -887,6 +921,8 @@ def draw_scattered(problem: Problem, group: TraitGroup, state: State, block: sli
     """
     cov, g = group.cov, state.g[block]
     solved = state.coef[block] @ np.concatenate((problem.x, state.factors))
+    if problem.cis.n:
+        solved += problem.cis.values(state.cis, block)
     solved = cov.turn(state.y[block] - solved, g).solve()
     missing = group.imputed[block.start - group.traits.start : block.stop - group.traits.start]
     noise = rng.standard_normal(np.count_nonzero(missing)) / np.sqrt(np.repeat(state.tau[block], missing.sum(axis=1)))
@@ -931,6 +967,8 @@ def draw_linked_traits(problem: Problem, state: State, pool: BlockPool, watch: W
             at, unit = center[block, None], scale[block, None]
             mean = state.coef[block] @ design
             mean += random[block]
+            if problem.cis.n:
+                mean += problem.cis.values(state.cis, block)
             mean *= unit
             mean += at
             eta = state.y[block] * unit

@@ -21,7 +21,7 @@ from .state import State
 # Kept draw by draw, on the scale of the data, traits in the user's order; "links" are parameters of links. From
 # "G_diag" on only when asked for.
 DRAWN = (
-    *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "loading_effects"),
+    *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "cis", "loading_effects"),
     *("links", "G_diag", "R_diag", "Eta", "U", "G", "R"),
 )
 # Their last axis, as they are kept, is one of factors; unused places of an adaptive number are zero.
@@ -35,7 +35,7 @@ BUFFER_BYTES = 32 * 2**20
 # Conditional means of successive iterations say nearly the same.
 MEANS_EVERY = 4
 DEFAULT_STORE = (
-    *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "loading_effects"),
+    *("h2", "h2_factor", "Lambda", "residual_var", "h2_residual", "B", "B_factor", "cis", "loading_effects"),
     *("links", "U_mean", "Eta_mean", "Data_mean"),
 )
 
@@ -108,9 +108,15 @@ class Snapshot:
 
     def B(self) -> np.ndarray:
         """Fixed effects, shape (b, p)."""
-        problem = self.problem
+        problem, center = self.problem, self.problem.center
         scaled = self._user_order(self.state.coef[:, : problem.b].T) * problem.scale
-        return scaled + np.outer(problem.center_coef, problem.center)
+        if problem.cis.n:
+            center = center + problem.cis.at_zero(self.state.cis, problem.scale)
+        return scaled + np.outer(problem.center_coef, center)
+
+    def cis(self) -> np.ndarray:
+        """Effects of one unit of the covariates of single traits, shape (E,)."""
+        return self.problem.cis.natural(self.state.cis, self.problem.scale)
 
     def B_factor(self) -> np.ndarray:
         """Fixed effects of unit-variance factors, shape (b_F, k)."""
@@ -158,6 +164,8 @@ class EffectSampler:
         for group in problem.groups:
             members = group.traits
             residual = state.y[members][:, group.rows] - state.coef[members] @ design[:, group.rows]
+            if problem.cis.n:
+                residual -= problem.cis.values(state.cis, members)[:, group.rows]
             own = draw_effects(
                 problem, self.roots, group.cov, group.rows, residual, state.g[members], state.tau[members], rng
             )
@@ -193,6 +201,8 @@ class DrawBuffer:
         }
         if problem.n_factor_effects:
             self._readers["B_factor"] = Snapshot.B_factor
+        if problem.cis.n:
+            self._readers["cis"] = Snapshot.cis
         if problem.trait_covariates.q:
             self._readers["loading_effects"] = Snapshot.loading_effects
         self._store = store
@@ -244,6 +254,7 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
         "h2_residual": (r, p),
         "B": (problem.b, p),
         "B_factor": (problem.n_factor_effects, k),
+        "cis": (problem.cis.n,),
         "loading_effects": (problem.trait_covariates.q, k),
         "G_diag": (r, p),
         "R_diag": (p,),
@@ -253,6 +264,8 @@ def draw_shapes(problem: Problem, store: tuple[str, ...]) -> dict[str, tuple[int
     }
     if not problem.n_factor_effects:
         del shapes["B_factor"]
+    if not problem.cis.n:
+        del shapes["cis"]
     if not problem.trait_covariates.q:
         del shapes["loading_effects"]
     shapes = {name: shape for name, shape in shapes.items() if name in store}
@@ -303,6 +316,7 @@ class RunningMeans:
         self.eta = np.zeros((p, n)) if "Eta_mean" in store else None
         self.coef = np.zeros((p, problem.b))
         self.coef_factor = np.zeros((p, problem.n_factor_effects))
+        self.cis = np.zeros(problem.cis.n)
         self.alpha = np.zeros((n_components, p, n))
         self.own = None if problem.collapsed else np.zeros((n_components, p, n))
         self.spread = EffectVariances(problem) if "U_var" in store else None
@@ -361,10 +375,15 @@ class RunningMeans:
         """Add traits whose ``V^-1 e`` and shares are given for the cells ``at`` of the block."""
         b = problem.b
         self.coef[block] += state.coef[block, :b]
+        if problem.cis.n:
+            own = problem.cis.of(block)
+            self.cis[own] += state.cis[own]
         if problem.n_factor_effects:
             self.coef_factor[block] += state.coef[block, b:] @ state.coef_factor
         if self.eta is not None and not problem.collapsed:
             self.eta[block] += state.coef[block] @ np.concatenate((problem.x, state.factors))
+            if problem.cis.n:
+                self.eta[block] += problem.cis.values(state.cis, block)
         if self.spread is not None:
             self.spread.add_block(problem, state, block)
         for m in range(len(problem.components)):
@@ -453,8 +472,14 @@ class RunningMeans:
 
     def fixed_effects(self, problem: Problem) -> np.ndarray:
         """Posterior mean of the fixed effects, shape (b, p), on the scale of the data."""
-        scaled = self._to_user(problem, self.coef / max(self.n, 1)).T
-        return scaled + np.outer(problem.center_coef, problem.center)
+        scaled, center = self._to_user(problem, self.coef / max(self.n, 1)).T, problem.center
+        if problem.cis.n:
+            center = center + problem.cis.at_zero(self.cis / max(self.n, 1), problem.scale)
+        return scaled + np.outer(problem.center_coef, center)
+
+    def cis_effects(self, problem: Problem) -> np.ndarray:
+        """Posterior mean of the effects of one unit of the covariates of single traits, shape (E,)."""
+        return problem.cis.natural(self.cis / max(self.n, 1), problem.scale)
 
     def factor_fixed_effects(self, problem: Problem) -> np.ndarray:
         """Posterior mean of the fixed effects that act through factors, shape (b_F, p), on the scale of the data."""

@@ -20,6 +20,7 @@ from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarni
 from ...links import LinkChoice, Regression, kept_by_links
 from ...priors import Priors
 from ...results import load
+from ...results.cis import CisColumns
 from ...results.curves import CurveBasis
 from ...results.data_scale import TraitScale
 from ...results.posterior import ComponentLabel, SlamResult
@@ -131,8 +132,8 @@ class Chains:
                 warnings.simplefilter("ignore", SlamWarning)
                 problem = build_problem(self.design, **self.model)
         runs = run_chains(problem, schedule, None, self.runs, progress)
-        factor_design = self.model.get("factor_design")
-        more = posterior_dataset(problem, self.design, runs, schedule.store, schedule.store_dtype, None, factor_design)
+        others = (self.model.get("factor_design"), self.model.get("cis"))
+        more = posterior_dataset(problem, self.design, runs, schedule.store, schedule.store_dtype, None, *others)
         old = result.posterior
         more["draw"] = np.arange(old.sizes["draw"], old.sizes["draw"] + more.sizes["draw"])
         drawn = [name for name, values in more.items() if "draw" in values.dims]
@@ -152,6 +153,7 @@ def fit_slam(
     markers_on: Literal["both", "factors", "traits"],
     loadings_on: str | None,
     trait_data: pd.DataFrame | None,
+    cis: CisColumns | None,
     link: LinkChoice,
     h2_grid: int,
     missing_memory: float,
@@ -186,6 +188,7 @@ def fit_slam(
     options: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
     options["missing_memory"] = missing_memory
     model = {**options, "factor_design": factor_design, "loadings_on": loadings_on, "trait_data": trait_data}
+    model["cis"] = cis
     if factor_design is not None:
         options["factor_formula"] = factor_design.formula
     if loadings_on is not None:
@@ -200,9 +203,13 @@ def fit_slam(
     if folder is not None:
         lengths: dict[str, Any] = {"draws": draws, "burn": burn, "thin": thin, "chains": chains}
         lengths |= {"store": schedule.store, "store_dtype": store_dtype}
-        columns = {} if factor_design is None else {"factor_columns": factor_design.X.to_numpy()}
+        columns: dict[str, Any] = {}
+        if factor_design is not None:
+            columns["factor_columns"] = factor_design.X.to_numpy()
         if loadings_on is not None:
             columns["trait_data"] = pd.DataFrame(trait_data).to_csv()
+        if cis is not None:
+            columns |= {"cis": list(cis.effects), "cis_values": cis.of_rows()}
         root = np.random.SeedSequence(folder.claim(fingerprint(design, options | columns | lengths), seed))
         if folder.finished:
             return load(folder.path)
@@ -226,7 +233,7 @@ def fit_slam(
         "store": schedule.store,
         "store_dtype": store_dtype,
     }
-    posterior = posterior_dataset(problem, design, runs, schedule.store, store_dtype, folder, factor_design)
+    posterior = posterior_dataset(problem, design, runs, schedule.store, store_dtype, folder, factor_design, cis)
     fit = SlamResult(
         design=design,
         options=options,
@@ -243,6 +250,7 @@ def fit_slam(
         trait_design=problem.trait_covariates.design,
         data_scales=_data_scales(problem),
         markers=markers,
+        cis_columns=cis,
     )
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(folder.path)

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ...design import Design
+from ...results.cis import CisColumns
 from .chain import ChainRun
 from .problem import Problem, factor_columns
 from .store import RunFolder
@@ -22,6 +23,7 @@ def posterior_dataset(
     dtype: str,
     folder: RunFolder | None = None,
     factor_design: Design | None = None,
+    cis: CisColumns | None = None,
 ) -> xr.Dataset:
     """Label the draws and means of all chains; draws in a folder stay there until they are looked at."""
     n_kept = min(run.n_draws for run in runs)
@@ -35,6 +37,7 @@ def posterior_dataset(
         "h2_residual": ("term", "trait"),
         "B": ("fixef", "trait"),
         "B_factor": ("fixef_factor", "factor"),
+        "cis": ("cis_effect",),
         "loading_effects": ("trait_covariate", "factor"),
         "G_diag": ("term", "trait"),
         "R_diag": ("trait",),
@@ -52,6 +55,8 @@ def posterior_dataset(
     }
     if problem.trait_covariates.q:
         coords["trait_covariate"] = list(problem.trait_covariates.names)
+    if cis is not None and "cis" in store:
+        coords["cis_effect"] = [f"{trait}: {covariate}" for trait, covariate in cis.effects]
     x_factor = np.zeros((design.n, 0))
     if factor_design is not None and problem.n_factor_effects:
         names = factor_columns(factor_design, [])
@@ -85,7 +90,7 @@ def posterior_dataset(
     if means and {"U_mean", "Eta_mean"} & set(store):
         effects = [running.effects(problem) for running in means]
         if "Eta_mean" in store:
-            rows = [_fitted_rows(problem, design, x_factor, *pair) for pair in zip(runs, effects, strict=True)]
+            rows = [_fitted_rows(problem, design, x_factor, cis, *pair) for pair in zip(runs, effects, strict=True)]
             data["Eta_mean"] = (("chain", "row", "trait"), _one_after_the_other(rows).astype(dtype, copy=False))
         if "U_mean" in store:
             data |= _by_level("U_mean", labels, level_dims, effects, dtype)
@@ -123,7 +128,12 @@ def _by_level(
 
 
 def _fitted_rows(
-    problem: Problem, design: Design, x_factor: np.ndarray, run: ChainRun, effects: Sequence[np.ndarray]
+    problem: Problem,
+    design: Design,
+    x_factor: np.ndarray,
+    cis: CisColumns | None,
+    run: ChainRun,
+    effects: Sequence[np.ndarray],
 ) -> np.ndarray:
     """Posterior mean of the fitted values of all rows of the design, shape (rows, p)."""
     assert run.running is not None
@@ -136,6 +146,10 @@ def _fitted_rows(
         fitted[silent] = X[silent] @ run.running.fixed_effects(problem)
         if problem.n_factor_effects:
             fitted[silent] += x_factor[silent] @ run.running.factor_fixed_effects(problem)
+        if cis is not None:
+            rest = np.zeros((len(silent), problem.p))
+            cis.add(rest, run.running.cis_effects(problem), cis.of_rows()[silent], problem.traits)
+            fitted[silent] += rest
         for component, effect in zip(problem.components, effects, strict=True):
             term = design.terms[component.term]
             fitted[silent] += term.M[silent, component.effect, None] * effect[term.codes[silent]]

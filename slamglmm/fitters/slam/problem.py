@@ -31,6 +31,8 @@ from ...priors import (
     prior_masses,
     share_grid,
 )
+from ...results.cis import CisColumns
+from .cis import CisEffects, lay_out_cis
 from .own_rows import OwnRows, lay_out_own_rows
 from .trait_covariates import TraitCovariates, read_trait_covariates
 
@@ -201,6 +203,8 @@ class Problem:
         Empty when the data are the latent traits (identity), which needs no step of its own but for missing cells.
     offset : ndarray, shape (n,)
         The formula's, which comes to the latent traits before data are made of them.
+    cis : CisEffects
+        Covariates of single traits.
     n_factors, most_factors : int
         Factors of a chain's state, and how many they may become if their number is `adaptive`.
     notes : tuple of str
@@ -238,6 +242,7 @@ class Problem:
     offset: np.ndarray
     row_blocks: tuple[slice, ...]
     notes: tuple[str, ...] = field(default=())
+    cis: CisEffects = field(default_factory=CisEffects)
 
     @property
     def p(self) -> int:
@@ -313,6 +318,7 @@ def build_problem(
     trait_data: pd.DataFrame | None = None,
     missing_memory: float | None = None,
     only_on: Mapping[str, str] | None = None,
+    cis: CisColumns | None = None,
 ) -> Problem:
     """Check a design and lay it out for the sampler; ``missing_memory`` is `PATTERN_BYTES` unless given.
 
@@ -320,7 +326,7 @@ def build_problem(
     ------
     DataError
         No responses or responses that a link refuses, a constant trait, collinear fixed effects, a group with one
-        level, a random term that cannot be told from the residual.
+        level, a random term that cannot be told from the residual; `cis` of unknown traits or of constant columns.
     OptionError
         ``n_factors``, ``h2_grid``, ``missing_memory`` or ``link`` out of range.
     """
@@ -369,6 +375,7 @@ def build_problem(
     _check_collinear(x[flat], [name for name, yes in zip(columns, flat, strict=True) if yes])
     components = _components(design, active)
     center, scale, center_coef = latent.center, latent.scale, _constant_coefficients(x, flat)
+    centred = center_coef is not None
     if center_coef is None:
         # Without the constant among the fixed effects, centring would change the model.
         center, center_coef = np.zeros(p), np.zeros(len(x))
@@ -428,6 +435,11 @@ def build_problem(
             start = members.stop
         y = Y[order]
         rotation = factor_cov.outer if on_all_rows else Rotation()
+        own = lay_out_cis(cis, priors.cis, latent.traits, order, active, centred, groups, rotation)
+        if own.n:
+            notes.append(
+                f"cis: {own.n} effect(s) of {len(own.columns)} column(s) on {len(np.unique(own.trait))} trait(s)"
+            )
         if components:
             notes.append(_describe_bases(joint, factor_cov))
         notes += _describe_groups(groups, factor_cov, list(design.X.columns), latent, order, scattered)
@@ -484,6 +496,7 @@ def build_problem(
             offset=np.zeros(n) if design.offset is None else design.offset[active],
             row_blocks=row_blocks(n, factor_cov.rank if collapsed else n),
             notes=tuple(notes),
+            cis=own,
         )
 
 

@@ -72,13 +72,16 @@ class State:
     loading_effect_var : ndarray, shape (k,)
         Their variance.
     weighted : ndarray, shape (p, n)
-        ``tau V^-1 (y - XB)``, or ``omega (y - XB - ZU)`` when U is part of the chain: what the factor step sums.
+        ``tau V^-1 (y - XB - C a)``, or ``omega (y - XB - C a - ZU)`` when U is part of the chain: what the factor
+        step sums.
     random : ndarray, shape (p, n), or None
         ``Z U_R`` when U is part of the chain.
     streams : Streams
     links : list of dict
         Parameters of each link.
     iteration : int
+    cis : ndarray, shape (E,)
+        Effects of the covariates of single traits, trait after trait.
     """
 
     y: np.ndarray
@@ -98,6 +101,7 @@ class State:
     streams: Streams
     links: list[Parameters] = field(default_factory=list)
     iteration: int = 0
+    cis: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def factor_mean(self, problem: Problem) -> np.ndarray:
         """``X_F B_F``, shape (k, n)."""
@@ -129,6 +133,7 @@ class State:
             "effect_scales",
             "loading_effects",
             "loading_effect_var",
+            "cis",
             "streams",
             "links",
         ):
@@ -191,4 +196,5 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         random=None if problem.collapsed else np.zeros((p, n)),
         streams=streams,
         links=[part.likelihood.start_parameters() for part in problem.links],
+        cis=np.zeros(problem.cis.n),
     )
