@@ -55,7 +55,7 @@ def test_traces(inputs, scenario, n0):
     ("scenario", "least"), [(5, 1e-8), *(pytest.param(i, -1.0, marks=pytest.mark.slow) for i in (1, 5, 8))]
 )
 def test_weighted_grid(inputs, scenario, least):
-    """Twenty prior odds, each fitted twice, and the average over them; the short version leaves out those that weigh nothing."""
+    """Twenty prior odds, each fitted twice, and the average; the short version leaves out odds that weigh nothing."""
     markers, Y = inputs
     y, m = Y[:, scenario - 1], markers.m
     stored = json.loads((FOLDER / "v1_fits.json").read_text())["grid"]
