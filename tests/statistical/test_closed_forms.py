@@ -279,12 +279,12 @@ def test_factor_step_against_the_dense_conditional(layout, monkeypatch):
     random = None
     if problem.collapsed:
         precision = scipy.linalg.block_diag(*(state.kappa[:, None, None] * dense.inverse_factor[state.gamma]))
-        shift = np.zeros(k * n)
+        state.sums = np.zeros((k, n))
         for j in range(problem.p):
             W = state.tau[j] * dense.inverse[0][state.g[j]]
-            state.weighted[j] = W @ (state.y[j] - xb[j])
             precision += np.kron(np.outer(loadings[j], loadings[j]), W)
-            shift += np.kron(loadings[j], state.weighted[j])
+            state.sums += np.outer(loadings[j], W @ (state.y[j] - xb[j]))
+        shift = state.sums.ravel()
     else:
         random = np.random.default_rng(6).standard_normal((k, n))
         left, left_factor = problem.grid.residual_share[state.g], problem.grid.residual_share[state.gamma]
@@ -307,7 +307,10 @@ def test_factor_step_against_the_dense_conditional(layout, monkeypatch):
 
 
 def test_weights_left_by_the_trait_step(monkeypatch):
-    """``weighted`` has omega (y - XB - C a - ZU) of the state that the factor step reads, and zero on dropped rows."""
+    """``weighted`` has omega (y - XB - C a - ZU) of the state that the factor step reads, and zero on dropped rows.
+
+    With U integrated out, ``sums`` has Lambda tau V^-1 (y - XB - C a).
+    """
     for layout in LAYOUTS | CIS:
         with monkeypatch.context() as patch:
             problem = make(layout, patch)
@@ -317,17 +320,20 @@ def test_weights_left_by_the_trait_step(monkeypatch):
             xb = state.coef[:, : problem.b] @ problem.x
             for j in range(problem.p) if problem.cis.n else ():
                 xb[j] += state.cis[problem.cis.starts[j] : problem.cis.starts[j + 1]] @ own_columns(problem, j)
+            sums = np.zeros_like(state.factors)
             for s, group in enumerate(problem.groups):
                 for j in range(group.traits.start, group.traits.stop):
                     expected = np.zeros(problem.n)
+                    seen[j] = True
                     if problem.collapsed:
                         W = Dense(problem).inverse[s][state.g[j]]
-                        expected[group.rows] = state.tau[j] * W @ (state.y[j] - xb[j])
-                    else:
-                        omega = state.tau[j] / problem.grid.residual_share[state.g[j]]
-                        expected[group.rows] = (omega * (state.y[j] - xb[j] - state.random[j]))[group.rows]
+                        sums += np.outer(state.coef[j, problem.b :], state.tau[j] * W @ (state.y[j] - xb[j]))
+                        continue
+                    omega = state.tau[j] / problem.grid.residual_share[state.g[j]]
+                    expected[group.rows] = (omega * (state.y[j] - xb[j] - state.random[j]))[group.rows]
                     np.testing.assert_allclose(state.weighted[j], expected, rtol=1e-8, atol=1e-9)
-                    seen[j] = True
+            if problem.collapsed:
+                np.testing.assert_allclose(state.sums, sums, rtol=1e-8, atol=1e-8)
             return right(problem, state, random, pool)
 
         state = start_state(problem, np.random.SeedSequence(1))

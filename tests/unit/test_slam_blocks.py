@@ -6,9 +6,11 @@ import pytest
 from slamglmm.errors import FitError, SlamWarning
 from slamglmm.fitters.slam import blocks
 from slamglmm.fitters.slam import problem as problem_module
+from slamglmm.fitters.slam import state as state_module
+from slamglmm.fitters.slam import sweep as sweep_module
 from slamglmm.fitters.slam.state import start_state
 from slamglmm.fitters.slam.sweep import sweep
-from slamglmm.linalg.threads import BlockPool
+from slamglmm.linalg.threads import BlockPool, single_threaded_blas
 from slamglmm.priors import PRIORS, PrecisionPrior, Priors
 from tests.reference.problems import tiny_frame, tiny_problem
 
@@ -241,6 +243,25 @@ def test_traits_drawn_together_equal_traits_drawn_one_by_one(loadings):
 def _x(n, p):
     """The covariate of `tiny_design`."""
     return tiny_frame(n, p)[0]["x"].to_numpy()
+
+
+def test_factor_sums_do_not_depend_on_how_many_traits_are_summed_together(monkeypatch):
+    """Three parts of at most 64 traits, or all at once; the parts with two threads to the bit."""
+    problem = tiny_problem("~ x + (1 | g)", n=12, p=150, k=3)
+    assert problem.collapsed
+    states = []
+    for size, threads in ((64, 1), (64, 2), (32 * 64, 1)):
+        for module in (blocks, state_module, sweep_module):
+            monkeypatch.setattr(module, "SUMMED_TOGETHER", size)
+        states.append(start_state(problem, np.random.SeedSequence(1)))
+        assert len(states[-1].weighted) == min(150, size)
+        with BlockPool(threads) as pool, single_threaded_blas():
+            for _ in range(2):
+                sweep_module.sweep(problem, states[-1], pool)
+    for name in ("sums", "factors", "coef", "tau"):
+        parts, threaded, together = (getattr(state, name) for state in states)
+        assert np.array_equal(parts, threaded)
+        np.testing.assert_allclose(parts, together, rtol=1e-8, err_msg=name)
 
 
 def test_many_patterns_give_the_same_factors_as_few(monkeypatch):

@@ -25,7 +25,7 @@ from ...priors import PrecisionPrior, TraitPrecisions
 from .cis import CisPart, integrate_out, integrate_out_of_block, take_out
 from .own_rows import OwnRows
 from .problem import LinkedTraits, Problem, TraitGroup
-from .state import State
+from .state import SUMMED_TOGETHER, State
 
 # Told (problem, part, traits, mean, precision, parameters) of each block of latent traits of a link.
 Watch: TypeAlias = Callable[[Problem, LinkedTraits, slice, np.ndarray, np.ndarray, Parameters], None]
@@ -434,11 +434,23 @@ def draw_random_rows(residual: TurnedRows, prec: np.ndarray, rng: np.random.Gene
 def weigh_collapsed(
     problem: Problem, group: TraitGroup, state: State, block: slice, fixed_residual: np.ndarray
 ) -> None:
-    """Store ``tau_j V^-1 (y - XB - C a)`` of a block for the factor step."""
-    cov, g, weighted = group.cov, state.g[block], state.weighted[block]
+    """Store ``tau_j V^-1 (y - XB - C a)`` of a block for `add_to_sums`."""
+    cov, g, first = group.cov, state.g[block], block.start % SUMMED_TOGETHER
+    weighted = state.weighted[first : first + len(g)]
     np.multiply(cov.weights[g], fixed_residual[:, : cov.rank], out=weighted[:, : cov.rank])
     np.divide(fixed_residual[:, cov.rank :], cov.residual_share[g][:, None], out=weighted[:, cov.rank :])
     weighted *= state.tau[block][:, None]
+
+
+def add_to_sums(problem: Problem, state: State, traits: slice, pool: BlockPool) -> None:
+    """Add what some traits (at most `SUMMED_TOGETHER`) say of the factors, U integrated out: ``c_i`` of eq. SLAM-12."""
+    loadings = state.coef[traits, problem.b :].T
+    weighted = state.weighted[: loadings.shape[1]]
+
+    def add(rows: slice) -> None:
+        state.sums[:, rows] += loadings @ weighted[:, rows]
+
+    pool.run(add, problem.row_blocks)
 
 
 def weigh_given_random(
@@ -662,11 +674,11 @@ def draw_factors(problem: Problem, state: State, random: np.ndarray | None, pool
     FactorLikelihood or None
         Given U, for `move_factor_shares`.
     """
-    loadings = np.ascontiguousarray(state.coef[:, problem.b :].T)
     keys, sums = trait_precision_sums(problem, state, pool)
     if random is None:
-        pool.run(_factors_collapsed(problem, state, loadings, keys, sums), range(len(problem.row_blocks)))
+        pool.run(_factors_collapsed(problem, state, keys, sums), range(len(problem.row_blocks)))
         return None
+    loadings = np.ascontiguousarray(state.coef[:, problem.b :].T)
     precisions = np.tensordot(problem.pattern_groups.astype(float), sums, axes=1)
     likelihood = FactorLikelihood(precisions, np.empty_like(state.factors))
     draw = _factors_given_random(problem, state, loadings, likelihood, random)
@@ -674,9 +686,7 @@ def draw_factors(problem: Problem, state: State, random: np.ndarray | None, pool
     return likelihood
 
 
-def _factors_collapsed(
-    problem: Problem, state: State, loadings: np.ndarray, keys: np.ndarray, sums: np.ndarray
-) -> Callable[[int], None]:
+def _factors_collapsed(problem: Problem, state: State, keys: np.ndarray, sums: np.ndarray) -> Callable[[int], None]:
     """Draw a block of rows with a precision each, ``sum_g w_gi S_g + diag(kappa w_i)``; eq. SLAM-12.
 
     Outside all rows have the same; eq. SLAM-33.
@@ -694,7 +704,7 @@ def _factors_collapsed(
     def draw(i: int) -> None:
         rows = problem.row_blocks[i]
         outside = rows.start >= cov.rank
-        rhs = loadings @ state.weighted[:, rows]
+        rhs = state.sums[:, rows].copy()
         if mean is not None:
             rhs += (prior_outside[:, None] if outside else prior_weights[:, rows]) * mean[:, rows]
         noise = state.streams.rows[i].standard_normal(rhs.shape)
@@ -733,11 +743,13 @@ def _factors_given_random(
     """
     k, linear = problem.n_factors, likelihood.linear
     by_row = len(likelihood.precisions) * ROWS_PER_PATTERN > problem.n
-    lower = likelihood.precisions[:, *np.tril_indices(k)]
     prior_prec = state.kappa / problem.grid.residual_share[state.gamma]
     mean = random + state.factor_mean(problem) if problem.n_factor_effects else random
-    precisions = likelihood.precisions.copy()
-    precisions[:, np.arange(k), np.arange(k)] += prior_prec
+    if by_row:
+        lower = likelihood.precisions[:, *np.tril_indices(k)]
+    else:
+        precisions = likelihood.precisions.copy()
+        precisions[:, np.arange(k), np.arange(k)] += prior_prec
 
     def draw(i: int) -> None:
         rows = problem.row_blocks[i]

@@ -336,14 +336,14 @@ def build_problem(
     if not isinstance(h2_grid, int | np.integer) or h2_grid < 2:
         raise OptionError(f"h2_grid={h2_grid!r}: expected an integer of at least 2, the number of steps from 0 to 1.")
     notes: list[str] = []
-    latent = _lay_out_traits(design, link)
+    latent, values = _lay_out_traits(design, link)
     if latent.silent:
         notes.append(
             f"{len(latent.silent)} row(s) have no observed trait and are predicted only: {shortlist(latent.silent)}"
         )
     active, observed = latent.active, latent.known
     x = np.ascontiguousarray(design.X.to_numpy(dtype=float)[active].T)
-    p, n = latent.start.shape
+    p, n = values.shape
     adaptive = isinstance(n_factors, str) and n_factors == "adaptive"
     k = default_n_factors(n, p) if n_factors is None or adaptive else n_factors
     acts_on_factors = {"factor_formula": factor_design is not None, "loadings_on": loadings_on is not None}
@@ -379,7 +379,10 @@ def build_problem(
     if center_coef is None:
         # Without the constant among the fixed effects, centring would change the model.
         center, center_coef = np.zeros(p), np.zeros(len(x))
-    Y = (latent.start - center[:, None]) / scale[:, None]
+    # The largest arrays: none of them is kept a step longer than it is needed.
+    Y = values - center[:, None]
+    del values
+    Y /= scale[:, None]
 
     with single_threaded_blas():
         effects = [component.random_effect for component in components]
@@ -433,7 +436,8 @@ def build_problem(
                 )
             )
             start = members.stop
-        y = Y[order]
+        if not np.array_equal(order, np.arange(p)):
+            Y = Y[order]
         rotation = factor_cov.outer if on_all_rows else Rotation()
         own = lay_out_cis(cis, priors.cis, latent.traits, order, active, centred, groups, rotation)
         if own.n:
@@ -465,7 +469,7 @@ def build_problem(
             log_prior_traits = np.log(_without(masses, grid, components, design, only_on or {}, "factors"))
             log_prior_factors = np.log(_without(of_factors, grid, components, design, only_on or {}, "traits"))
         return Problem(
-            y=rotation.forward(y),
+            y=rotation.forward(Y),
             x=rotation.forward(x),
             x_factor=rotation.forward(x_factor),
             covariates=covariates,
@@ -609,7 +613,7 @@ class LatentTraits:
     traits : tuple of str
     order : ndarray of int, shape (p,)
         User's position of each trait in the order of the links.
-    start, known : ndarray, shape (p, n)
+    known : ndarray of bool, shape (p, n)
     center, scale : ndarray, shape (p,)
     active : ndarray of int
         Rows of the design.
@@ -621,7 +625,6 @@ class LatentTraits:
 
     traits: tuple[str, ...]
     order: np.ndarray
-    start: np.ndarray
     known: np.ndarray
     center: np.ndarray
     scale: np.ndarray
@@ -638,8 +641,8 @@ class LatentTraits:
         return held
 
 
-def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
-    """Give each link its columns, and put together what comes back."""
+def _lay_out_traits(design: Design, choice: LinkChoice) -> tuple[LatentTraits, np.ndarray]:
+    """Give each link its columns, and put together what comes back; with the start values, shape (p, n)."""
     parts = assign_links(choice, [str(name) for name in design.traits], LINKS)
     if design.Y is None and not any(part.link.brings_data for part in parts):
         raise DataError("slam() needs responses: write them left of '~' or pass Y= (rows of the frame × traits).")
@@ -649,7 +652,8 @@ def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
     for part in parts:
         mine = set(part.columns)
         columns = [i for i, name in enumerate(values.columns) if str(name) in mine]
-        measured.append(Measurements(values.iloc[:, columns], offset, design.rows, design.n + design.n_dropped))
+        own = values if len(columns) == values.shape[1] else values.iloc[:, columns]
+        measured.append(Measurements(own, offset, design.rows, design.n + design.n_dropped))
     likelihoods = [part.link.prepare(of) for part, of in zip(parts, measured, strict=True)]
     says = np.concatenate([likelihood.informative for likelihood in likelihoods]).any(axis=0)
     active = np.flatnonzero(says)
@@ -674,13 +678,13 @@ def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
         linked = []
 
     def gather(name: str) -> np.ndarray:
-        values = np.concatenate([getattr(likelihood, name) for likelihood in likelihoods])
-        return values[np.argsort(order)]
+        arrays = [getattr(likelihood, name) for likelihood in likelihoods]
+        whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return whole if np.array_equal(order, np.arange(len(order))) else whole[np.argsort(order)]
 
-    return LatentTraits(
+    latent = LatentTraits(
         tuple(traits),
         order,
-        gather("start"),
         gather("known"),
         gather("center"),
         gather("scale"),
@@ -688,6 +692,7 @@ def _lay_out_traits(design: Design, choice: LinkChoice) -> LatentTraits:
         [str(label) for label in design.X.index[~says]],
         tuple(linked),
     )
+    return latent, gather("start")
 
 
 def _hold_at_one(prior: PrecisionPrior, held: np.ndarray, n_points: int) -> TraitPrecisions:

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.linalg
 
-from ...linalg.threads import single_threaded_blas
+from ...linalg.threads import BLOCK, blocks, single_threaded_blas
 from ...links import Parameters
 from ...priors import EffectScales, LoadingScales
 from .problem import Problem
+
+# Traits whose part of the factor step is summed at a time when U is integrated out: an array of all would be as large
+# as the data. Whole blocks of traits.
+SUMMED_TOGETHER = 32 * BLOCK
 
 
 @dataclass
@@ -71,7 +75,7 @@ class State:
         Effects of covariates of the traits on the loadings of each factor.
     loading_effect_var : ndarray, shape (k,)
         Their variance.
-    weighted : ndarray, shape (p, n)
+    weighted : ndarray, shape (p, n), or (SUMMED_TOGETHER, n) when U is integrated out
         ``tau V^-1 (y - XB - C a)``, or ``omega (y - XB - C a - ZU)`` when U is part of the chain: what the factor
         step sums.
     random : ndarray, shape (p, n), or None
@@ -82,6 +86,8 @@ class State:
     iteration : int
     cis : ndarray, shape (E,)
         Effects of the covariates of single traits, trait after trait.
+    sums : ndarray, shape (k, n)
+        ``Lambda tau V^-1 (y - XB - C a)`` of the traits drawn so far in an iteration, when U is integrated out.
     """
 
     y: np.ndarray
@@ -102,6 +108,7 @@ class State:
     links: list[Parameters] = field(default_factory=list)
     iteration: int = 0
     cis: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    sums: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def factor_mean(self, problem: Problem) -> np.ndarray:
         """``X_F B_F``, shape (k, n)."""
@@ -139,7 +146,7 @@ class State:
         ):
             setattr(twin, name, copy.deepcopy(getattr(self, name)))
         twin.y = self.y.copy() if problem.impute else problem.y
-        twin.weighted = np.zeros_like(problem.y)
+        twin.weighted = _room_for_weighted(problem)
         twin.random = None if problem.collapsed else np.zeros_like(problem.y)
         return twin
 
@@ -148,8 +155,12 @@ class State:
         slim = copy.copy(self)
         nothing = np.zeros((0, 0))
         slim.y = self.y if problem.impute else nothing
-        slim.weighted, slim.random = nothing, None
+        slim.weighted, slim.sums, slim.random = nothing, nothing, None
         return slim
+
+
+def _room_for_weighted(problem: Problem) -> np.ndarray:
+    return np.zeros((min(problem.p, SUMMED_TOGETHER) if problem.collapsed else problem.p, problem.n))
 
 
 def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
@@ -162,8 +173,10 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
     rng = streams.common
     y = problem.y.copy() if problem.impute else problem.y
     with single_threaded_blas():
-        B = np.linalg.lstsq(problem.x.T, y.T, rcond=None)[0].T if b else np.zeros((p, 0))
-        rest = y - B @ problem.x
+        # In place, and by parts below: arrays of this shape are the largest there are.
+        B = y @ np.linalg.pinv(problem.x, rcond=np.finfo(float).eps * n) if b else np.zeros((p, 0))
+        rest = B @ problem.x
+        np.subtract(y, rest, out=rest)
         if p <= n:
             _, vectors = (
                 scipy.linalg.eigh(rest @ rest.T, subset_by_index=[p - k, p - 1]) if k else (None, np.zeros((p, 0)))
@@ -176,7 +189,9 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
             factors = vectors[:, ::-1].T.copy()
         factors *= np.sqrt(n) / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-8)
         loadings = rest @ factors.T / n
-        rest_var = np.mean((rest - loadings @ factors) ** 2, axis=1)
+        rest_var = np.empty(p)
+        for part in blocks(p):
+            rest_var[part] = np.mean((rest[part] - loadings[part] @ factors) ** 2, axis=1)
     factors = factors + 0.3 * rng.standard_normal((k, n))
     n_points = len(problem.grid.cell)
     return State(
@@ -192,7 +207,7 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         effect_scales=problem.priors.fixef_prior.start(problem.covariates, p, k, n),
         loading_effects=np.zeros((k, problem.trait_covariates.q)),
         loading_effect_var=np.ones(k),
-        weighted=np.zeros((p, n)),
+        weighted=_room_for_weighted(problem),
         random=None if problem.collapsed else np.zeros((p, n)),
         streams=streams,
         links=[part.likelihood.start_parameters() for part in problem.links],

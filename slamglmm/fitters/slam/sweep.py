@@ -10,12 +10,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...linalg.threads import BlockPool
+from ...linalg.threads import BLOCK, BlockPool, blocks
 from . import blocks as draw
 from .draws import RunningMeans
 from .own_rows import OwnRows
 from .problem import Problem
-from .state import State
+from .state import SUMMED_TOGETHER, State
 
 
 def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans | None = None) -> None:
@@ -24,6 +24,8 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
     k = problem.n_factors
     if running is not None:
         running.start_draw(problem, state)
+    if problem.collapsed:
+        state.sums = np.zeros((k, problem.n))
     streams_of = _streams_of_groups(problem, state)
     together = {s for own in problem.own_rows for s in range(own.groups.start, own.groups.stop)}
     for s, group in enumerate(problem.groups):
@@ -43,7 +45,12 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
             if running is not None:
                 running.add_block(problem, group, state, block, residual)
 
-        pool.run(draw_block, range(len(group.blocks)))
+        at_once = SUMMED_TOGETHER // BLOCK if problem.collapsed else len(group.blocks)
+        for part in blocks(len(group.blocks), at_once):
+            pool.run(draw_block, range(part.start, part.stop))
+            if problem.collapsed:
+                traits = slice(group.blocks[part.start].start, group.blocks[part.stop - 1].stop)
+                draw.add_to_sums(problem, state, traits, pool)
 
     def draw_own_rows(own: OwnRows) -> None:
         stream = streams_of[own.groups.start][0]
@@ -65,6 +72,7 @@ def sweep(problem: Problem, state: State, pool: BlockPool, running: RunningMeans
         # Here because the forms are known, and before anything is drawn that a scale would make stale.
         scale = draw.move_scales(problem, state, q, forms, rng)
         if problem.collapsed:
+            state.sums /= scale[:, None]
             draw.draw_factors(problem, state, None, pool)
         else:
             random = cov.leave(draw.draw_random_rows(factors.scaled(scale), state.kappa, rng))
