@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from .design import Design, design
+from .design.cis import read_cis_columns
 from .errors import DroppedRowsWarning, OptionError, shortlist
 from .links import LinkChoice, bind_links
 from .priors import Priors
@@ -150,7 +151,6 @@ def slam(
     (24, 4)
     """
     from .fitters.slam.fit import fit_slam
-    from .results.cis import read_cis_columns
 
     tables = {} if markers is None else _marker_tables(markers, relmat)
     related = {name: kinship(table, "standardized") for name, table in tables.items()}

@@ -19,13 +19,13 @@ from ..relmat import effects_of_markers
 from . import covariance, data_scale
 from .alignment import align_loadings, factors_carrying
 from .base import Result
-from .cis import CisColumns
 from .curves import CurveBasis, curve_table
 from .data_scale import TraitScale
 from .show import Summary, slam_summary
 
 if TYPE_CHECKING:
     from ..design import Design
+    from ..design.cis import CisColumns
     from ..plots import SlamPlots
 
 RESIDUAL = "Residual"

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 import slamglmm as sg
+from slamglmm.design.cis import read_cis_columns
 from slamglmm.fitters.slam.problem import build_problem
 from slamglmm.linalg.rotation import Rotation
 from slamglmm.priors import Priors
-from slamglmm.results.cis import read_cis_columns
 
 
 def relationship(levels, rank=None, seed=0):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import lapack
 
+from ...design.cis import CisColumns
 from ...errors import DataError, FitError, shortlist
 from ...linalg.covariances import Covariances
 from ...linalg.rotation import Rotation
-from ...results.cis import CisColumns
 
 if TYPE_CHECKING:
     from .problem import TraitGroup

@@ -16,11 +16,11 @@ import xarray as xr
 
 from ... import __version__
 from ...design import Design
+from ...design.cis import CisColumns
 from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning, shortlist, warn
 from ...links import LinkChoice, Regression, kept_by_links
 from ...priors import Priors
 from ...results import load
-from ...results.cis import CisColumns
 from ...results.curves import CurveBasis
 from ...results.data_scale import TraitScale
 from ...results.posterior import ComponentLabel, SlamResult

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ...design import Design
-from ...results.cis import CisColumns
+from ...design.cis import CisColumns
 from .chain import ChainRun
 from .problem import Problem, factor_columns
 from .store import RunFolder

@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ...design import Design
+from ...design.cis import CisColumns
 from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortlist, warn
 from ...linalg.covariances import Covariances, JointBasis, find_joint_basis
 from ...linalg.families import RandomEffect
@@ -31,7 +32,6 @@ from ...priors import (
     prior_masses,
     share_grid,
 )
-from ...results.cis import CisColumns
 from .cis import CisEffects, lay_out_cis
 from .own_rows import OwnRows, lay_out_own_rows
 from .trait_covariates import TraitCovariates, read_trait_covariates

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from ..design.columns import open_frame, take_columns
 from ..errors import DataError, OptionError, shortlist
+from .columns import open_frame, take_columns
 
 
 @dataclass(frozen=True)
