@@ -108,4 +108,4 @@ def test_planted_errors_are_found(error, monkeypatch):
     problem = make(case)
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="beyond"):
-        check(joint_test(problem, chains=100, length=50, draws=2000, seed=1), 99)
+        check(joint_test(problem, chains=200, length=80, draws=2000, seed=1), 199)

@@ -108,14 +108,18 @@ def test_ranks_with_coefficients_are_uniform(case):
     among dependent draws are not uniform.
     """
     problem = test_geweke_coefficients.make(case, n=20)
-    check(ranks(problem, fits=110, seed=list(case.encode()), burn=300, thin=40, simulate=linked))
+    found = ranks(problem, fits=110, seed=list(case.encode()), draws=29, burn=300, thin=80, simulate=linked)
+    check(found, draws=29)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
 @pytest.mark.parametrize("case", test_geweke_links.CASES)
 def test_ranks_with_links_are_uniform(case):
-    """Latent traits that the data only bound, or show with noise; thinned as coefficients are."""
+    """Latent traits that the data only bound, or show with noise; thinned as coefficients are.
+
+    Single 0/1 records say nearly nothing about R, whose draws 40 iterations apart still correlate by 0.2 to 0.5.
+    """
+    length = {"draws": 19, "thin": 200, "burn": 1000} if case == "bernoulli" else {"draws": 29, "thin": 40, "burn": 200}
     problem = test_geweke_links.make(case, n=20)
-    found = ranks(problem, fits=120, seed=list(case.encode()), draws=29, burn=200, thin=40, simulate=linked)
-    check(found, draws=29)
+    check(ranks(problem, fits=120, seed=list(case.encode()), simulate=linked, **length), draws=length["draws"])
