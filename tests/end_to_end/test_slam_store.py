@@ -154,6 +154,6 @@ def test_variances_of_effects_are_those_of_their_draws(missing):
     found = sg.slam(data.formula, data.frame, Y=Y, relmat=data.relmat, **options)
     draws = found.posterior["U_animal"].to_numpy().std(axis=(0, 1))
     ratio = found.ranef_sd().to_numpy() / draws
-    # With 3,000 draws the mean over animals and traits scattered by 0.5 % over seeds (mean of six: 1.0007); here by half.
+    # With 3,000 draws the mean scattered by 0.5 % over seeds (the mean of six was 1.0007); here by half of that.
     assert abs(ratio.mean() - 1.0) < 0.01
     assert np.abs(ratio - 1.0).max() < 0.15
