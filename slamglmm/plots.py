@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .priors.implied import ImpliedPrior
     from .results.posterior import SlamResult
-    from .results.variational import VariationalResult
+    from .results.variational import SparseLmmFits, VariationalResult
 
 RESIDUAL = "Residual"
 # Beyond this many names on one axis they could not be read: only their number is given.
@@ -456,6 +456,47 @@ class VariationalPlots:
     def _only(self, picture: str, attribute: str, fitter: str) -> None:
         if not hasattr(self._fit, attribute):
             raise OptionError(f"plot.{picture}() is for fits of {fitter}.")
+
+
+class SparseLmmFitsPlots:
+    """The pictures of fits of several responses; what ``fits.plot`` is. Others are those of ``fits[response].plot``.
+
+    Parameters
+    ----------
+    fits : SparseLmmFits
+    """
+
+    def __init__(self, fits: SparseLmmFits):
+        self._fits = fits
+
+    def manhattan(
+        self, map: pd.DataFrame | None = None, axes: Sequence[Axes] | None = None, name_above: float = 0.5
+    ) -> tuple[Axes, ...]:
+        """Inclusion probability of every marker along the genome, one picture a response below the other.
+
+        Parameters
+        ----------
+        map : DataFrame, optional
+            As for one response, `VariationalPlots.manhattan`.
+        axes : sequence of matplotlib Axes, optional
+            One for each response.
+        name_above : float
+            Markers above this are named.
+
+        Returns
+        -------
+        tuple of Axes
+        """
+        if axes is None:
+            first = _new_axes(9, 2.7 * len(self._fits))
+            figure = first.figure
+            first.remove()
+            axes = figure.subplots(len(self._fits), 1, squeeze=False)[:, 0]
+        if len(axes) != len(self._fits):
+            raise OptionError(f"plot.manhattan: expected {len(self._fits)} axes, one a response, got {len(axes)}.")
+        for (trait, fit), ax in zip(self._fits.items(), axes, strict=True):
+            fit.plot.manhattan(map, ax, name_above).set_ylabel(f"PIP, {_shortened(trait)}")
+        return tuple(axes)
 
 
 def _genome(names: pd.Index, map: pd.DataFrame | None) -> tuple[np.ndarray, pd.Series]:

@@ -19,7 +19,7 @@ from .new_markers import marker_part
 from .show import Summary, mr_mash_summary, sparse_lmm_fits_summary, sparse_lmm_summary
 
 if TYPE_CHECKING:
-    from ..plots import VariationalPlots
+    from ..plots import SparseLmmFitsPlots, VariationalPlots
 
 
 class Regression(Protocol):
@@ -329,6 +329,13 @@ class SparseLmmFits(Result, Mapping[str, SparseLmmResult]):
         if trait not in self.fits:
             raise OptionError(f"there is no response {trait!r}; there are {shortlist(self.fits)}.")
         return self.fits[trait]
+
+    @property
+    def plot(self) -> SparseLmmFitsPlots:
+        """Pictures of all responses: ``plot.manhattan()``; needs matplotlib (extra ``plot``)."""
+        from ..plots import SparseLmmFitsPlots
+
+        return SparseLmmFitsPlots(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.fits)
