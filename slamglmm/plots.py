@@ -487,16 +487,18 @@ class SparseLmmFitsPlots:
         -------
         tuple of Axes
         """
+        count = len(self._fits)
         if axes is None:
-            first = _new_axes(9, 2.7 * len(self._fits))
-            figure = first.figure
+            first = _new_axes(9, 2.7 * count)
+            chosen = tuple(first.figure.subplots(count, 1, squeeze=False)[:, 0])
             first.remove()
-            axes = figure.subplots(len(self._fits), 1, squeeze=False)[:, 0]
-        if len(axes) != len(self._fits):
-            raise OptionError(f"plot.manhattan: expected {len(self._fits)} axes, one a response, got {len(axes)}.")
-        for (trait, fit), ax in zip(self._fits.items(), axes, strict=True):
+        else:
+            chosen = tuple(axes)
+        if len(chosen) != count:
+            raise OptionError(f"plot.manhattan: expected {count} axes, one a response, got {len(chosen)}.")
+        for (trait, fit), ax in zip(self._fits.items(), chosen, strict=True):
             fit.plot.manhattan(map, ax, name_above).set_ylabel(f"PIP, {_shortened(trait)}")
-        return tuple(axes)
+        return chosen
 
 
 def _genome(names: pd.Index, map: pd.DataFrame | None) -> tuple[np.ndarray, pd.Series]:
