@@ -286,17 +286,18 @@ def _checked(matrix: Any, labels: pd.Index, called: str) -> Any:
 def _warn_of_inverse(matrix: Any, called: str) -> None:
     """Tell the inverse of a pedigree's or a phylogeny's matrix, which animal model programs ask for, by its signs.
 
-    Off its diagonal nearly all is zero, and parents and children, who are negative there, outweigh mates.
+    Off its diagonal most is zero, and what is negative (parents with children: -1 in all for each child) outweighs what
+    is positive (mates: 1/4) four times, or more where the two fall together. Covariances of mixed signs stay below 3.
     """
-    if matrix.shape[0] < 2:
-        return
-    entries = sparse.triu(matrix, 1).data if sparse.issparse(matrix) else matrix[np.triu_indices(len(matrix), 1)]
-    entries = entries[np.abs(entries) > 1e-10 * matrix.diagonal().max()]
-    n_pairs = matrix.shape[0] * (matrix.shape[0] - 1) // 2
-    if 0 < len(entries) < n_pairs / 2 and entries.sum() < 0:
+    n, entries, diagonal = matrix.shape[0], matrix.data if sparse.issparse(matrix) else matrix, matrix.diagonal()
+    zero = 1e-10 * diagonal.max(initial=0.0)
+    size = np.abs(entries)
+    n_related = np.count_nonzero(size > zero) - np.count_nonzero(diagonal > zero)
+    difference, total = (float(whole - diagonal.sum()) for whole in (entries.sum(), size.sum()))
+    if 0 < n_related < n * (n - 1) / 2 and difference < -total / 2:
         warn(
             f"{called} looks like the inverse of a relationship matrix: between different labels most entries are "
-            f"zero, and the others are negative on the whole (down to {entries.min():.3g}). Give the relationship "
+            f"zero, and the others mostly negative (down to {entries.min():.3g}). Give the relationship "
             "matrix itself, as slamglmm.pedigree_relmat(pedigree) makes it.",
             SlamWarning,
         )

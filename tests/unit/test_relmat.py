@@ -383,3 +383,8 @@ def test_kinships_are_not_taken_for_inverses(frame):
         )
     )
     as_relmat((np.eye(1), ["a"]))
+    rng = np.random.default_rng(1)
+    loadings = rng.standard_normal((40, 10)) * (rng.random((40, 10)) < 0.1)
+    covariances = loadings @ loadings.T + 0.2 * np.eye(40)
+    assert np.mean(covariances == 0) > 0.5
+    as_relmat((covariances, range(40)))
