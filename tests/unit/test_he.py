@@ -571,6 +571,8 @@ def test_bins_add_up_in_predictions():
         fit.marker_effects()
     with pytest.raises(OptionError, match=r"this fit has no markers="):
         sg.he("y ~ x + (1 | home)", frame).marker_effects()
+    with pytest.raises(OptionError, match="no random term 'chip'; the formula has none"):
+        sg.he("y ~ x", frame, markers={"chip": G}, se=None).covariance("chip")
     with pytest.raises(OptionError, match="markers are called 'home' like a random term"):
         sg.he("y ~ x + (1 | home)", frame, markers={"home": G})
 
