@@ -249,7 +249,8 @@ def he(
         ``(numpy.memmap, labels)``, ``(dask array, labels)`` or the path of a GCTA ``.grm.bin``; these are streamed.
     markers : dict, optional
         Label -> n x m dosages (DataFrame, array, int8, memory map) or a PLINK .bed path: adds a component ``W W'/m``
-        of the standardized markers W, which is never formed. Traces are estimated by random probes.
+        of the standardized markers W, which is never formed. Traces are estimated by random probes; `HeResult.predict`
+        takes the markers of new rows.
     annotation : DataFrame or array of bool, m x bins, optional
         Splits the markers of one table into one component for each column.
     distance : labelled DataFrame, (array, labels), array or scikit-bio DistanceMatrix, n x n, optional

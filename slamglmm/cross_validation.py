@@ -95,8 +95,9 @@ def cross_validate(
     ----------
     fitter : callable
         Such as `slamglmm.slam`: takes ``(formula, data, Y=..., **options)`` and returns a result with ``fitted()``, or
-        with ``predict(data, new_levels="zero")`` when it drops rows with missing responses. Of a fitter that drops such
-        rows, as `slamglmm.he` does, mask whole rows or groups: single cells would cost it nearly all of them.
+        with ``predict(data, new_levels="zero")`` (and ``markers=``, if given) when it drops rows with missing
+        responses. Of a fitter that drops such rows, as `slamglmm.he` does, mask whole rows or groups: single cells
+        would cost it nearly all of them.
     formula : str
     data : DataFrame, n rows
     Y : DataFrame or array, n × p, optional
@@ -199,7 +200,8 @@ def _fit_fold(
         return np.asarray(predict(result), dtype=float)
     fitted = result.fitted()
     if len(fitted) < len(masked) and set(result.design.dropped_because) <= set(masked.columns):
-        fitted = result.predict(data, new_levels="zero")
+        markers = {"markers": options["markers"]} if "markers" in options else {}
+        fitted = result.predict(data, new_levels="zero", **markers)
     return np.asarray(fitted, dtype=float)
 
 

@@ -95,3 +95,8 @@ def warn(message: str, category: type[SlamWarning]) -> None:
             outermost = level
         frame, level = frame.f_back, level + 1  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=outermost + 1)
+
+
+def __dir__() -> list[str]:
+    """Errors and warnings only: what users catch and silence."""
+    return [name for name, value in globals().items() if isinstance(value, type) and value.__module__ == __name__]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .priors.implied import ImpliedPrior
     from .results.posterior import SlamResult
-    from .results.variational import VariationalResult
+    from .results.variational import SparseLmmFits, VariationalResult
 
 RESIDUAL = "Residual"
 # Beyond this many names on one axis they could not be read: only their number is given.
@@ -456,6 +456,49 @@ class VariationalPlots:
     def _only(self, picture: str, attribute: str, fitter: str) -> None:
         if not hasattr(self._fit, attribute):
             raise OptionError(f"plot.{picture}() is for fits of {fitter}.")
+
+
+class SparseLmmFitsPlots:
+    """The pictures of fits of several responses; what ``fits.plot`` is. Others are those of ``fits[response].plot``.
+
+    Parameters
+    ----------
+    fits : SparseLmmFits
+    """
+
+    def __init__(self, fits: SparseLmmFits):
+        self._fits = fits
+
+    def manhattan(
+        self, map: pd.DataFrame | None = None, axes: Sequence[Axes] | None = None, name_above: float = 0.5
+    ) -> tuple[Axes, ...]:
+        """Inclusion probability of every marker along the genome, one picture a response below the other.
+
+        Parameters
+        ----------
+        map : DataFrame, optional
+            As for one response, `VariationalPlots.manhattan`.
+        axes : sequence of matplotlib Axes, optional
+            One for each response.
+        name_above : float
+            Markers above this are named.
+
+        Returns
+        -------
+        tuple of Axes
+        """
+        count = len(self._fits)
+        if axes is None:
+            first = _new_axes(9, 2.7 * count)
+            chosen = tuple(first.figure.subplots(count, 1, squeeze=False)[:, 0])
+            first.remove()
+        else:
+            chosen = tuple(axes)
+        if len(chosen) != count:
+            raise OptionError(f"plot.manhattan: expected {count} axes, one a response, got {len(chosen)}.")
+        for (trait, fit), ax in zip(self._fits.items(), chosen, strict=True):
+            fit.plot.manhattan(map, ax, name_above).set_ylabel(f"PIP, {_shortened(trait)}")
+        return chosen
 
 
 def _genome(names: pd.Index, map: pd.DataFrame | None) -> tuple[np.ndarray, pd.Series]:

@@ -38,7 +38,7 @@ class Relmat:
     """A relationship matrix with its labels.
 
     Build one with `as_relmat`, `pedigree_relmat` or, from markers, ``as_relmat(kinship(markers), name)``;
-    they do the checks, the class itself does none.
+    they do the checks, the class itself none but of the kinds of its arguments.
 
     Attributes
     ----------
@@ -59,6 +59,14 @@ class Relmat:
     name: str = ""
     inverse: Any = None
     inbreeding: pd.Series | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.labels, pd.Index) or isinstance(self.matrix, pd.Index | pd.DataFrame):
+            raise RelmatError(
+                "Relmat: expected labels (a pandas Index), then the matrix (an array), got "
+                f"{type(self.labels).__name__}, then {type(self.matrix).__name__}. As relmat= give a labelled "
+                "DataFrame or a tuple (matrix, labels), which are checked too."
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -159,9 +167,16 @@ def as_relmat(value: Any, name: str = "") -> Relmat:
     RelmatError
         When it is unlabelled, not square, has a label twice, a value that is not finite, is asymmetric by more
         than 1e-8 of its largest entry, or has an eigenvalue below zero by more than rounding explains.
+
+    Warns
+    -----
+    SlamWarning
+        When it looks like the inverse of a relationship matrix.
     """
     called = _called(name)
     if isinstance(value, Relmat):
+        if value.is_sparse:
+            _warn_of_inverse(value.matrix, called)
         return replace(value, name=name or value.name)
     if isinstance(value, pd.DataFrame):
         labels, matrix = _from_frame(value, called)
@@ -173,7 +188,9 @@ def as_relmat(value: Any, name: str = "") -> Relmat:
             f"{called} is unlabelled (a {kind}), so its rows cannot be matched to levels. "
             "Give a pandas DataFrame with the labels as index and columns, or a tuple (matrix, labels)."
         )
-    return Relmat(labels, _checked(matrix, labels, called), name)
+    matrix = _checked(matrix, labels, called)
+    _warn_of_inverse(matrix, called)
+    return Relmat(labels, matrix, name)
 
 
 def _called(name: str) -> str:
@@ -264,6 +281,26 @@ def _checked(matrix: Any, labels: pd.Index, called: str) -> Any:
             "or replace negative eigenvalues by zero."
         )
     return matrix
+
+
+def _warn_of_inverse(matrix: Any, called: str) -> None:
+    """Tell the inverse of a pedigree's or a phylogeny's matrix, which animal model programs ask for, by its signs.
+
+    Off its diagonal most is zero, and what is negative (parents with children: -1 in all for each child) outweighs what
+    is positive (mates: 1/4) four times, or more where the two fall together. Covariances of mixed signs stay below 3.
+    """
+    n, entries, diagonal = matrix.shape[0], matrix.data if sparse.issparse(matrix) else matrix, matrix.diagonal()
+    zero = 1e-10 * diagonal.max(initial=0.0)
+    size = np.abs(entries)
+    n_related = np.count_nonzero(size > zero) - np.count_nonzero(diagonal > zero)
+    difference, total = (float(whole - diagonal.sum()) for whole in (entries.sum(), size.sum()))
+    if 0 < n_related < n * (n - 1) / 2 and difference < -total / 2:
+        warn(
+            f"{called} looks like the inverse of a relationship matrix: between different labels most entries are "
+            f"zero, and the others mostly negative (down to {entries.min():.3g}). Give the relationship "
+            "matrix itself, as slamglmm.pedigree_relmat(pedigree) makes it.",
+            SlamWarning,
+        )
 
 
 def _first_not_finite(matrix: Any) -> tuple[int, int]:

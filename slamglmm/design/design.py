@@ -195,7 +195,8 @@ class Design:
         for term in self.terms:
             if term.label == label:
                 return term
-        raise OptionError(f"no random term {label!r}; the terms are {shortlist(t.label for t in self.terms)}.")
+        known = f"the terms are {shortlist(t.label for t in self.terms)}" if self.terms else "the formula has none"
+        raise OptionError(f"no random term {label!r}; {known}.")
 
     def new(self, newdata: Any, new_levels: str = "error", terms: Sequence[str] | None = None) -> Design:
         """Encode new rows exactly as the rows of this design: same transforms, contrasts and levels.

@@ -952,6 +952,10 @@ class SlamResult(Result):
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def __dir__(self) -> list[str]:
+        # Tab completion without what only the fitter asks of a result.
+        return [name for name in super().__dir__() if name not in ("chains", "finish", "with_draws")]
+
     @property
     def _terms(self) -> list[str]:
         return [component.label for component in self.components]

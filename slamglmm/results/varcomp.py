@@ -14,11 +14,36 @@ import pandas as pd
 
 from ..errors import OptionError, shortlist
 from .base import Result
+from .new_markers import marker_part
 
 if TYPE_CHECKING:
     from .show import Summary
 
 RESIDUAL = "Residual"
+
+
+@dataclass(frozen=True, eq=False)
+class MarkerEffects:
+    """BLUPs of one component and of its markers, for every trait.
+
+    Attributes
+    ----------
+    table : str
+        Label of the table of markers.
+    names : pandas.Index, length m
+    coef : ndarray, m x t
+        Effect of one copy of the allele; zero for markers that do not vary, or of another bin.
+    means : ndarray, length m
+        Mean dosages, at which the effects are zero.
+    rows : ndarray, n x t
+        What the markers add to the rows of the fit.
+    """
+
+    table: str
+    names: pd.Index
+    coef: np.ndarray
+    means: np.ndarray
+    rows: np.ndarray
 
 
 class MixedModel(Protocol):
@@ -29,6 +54,10 @@ class MixedModel(Protocol):
 
     def random_effects(self, t: int) -> np.ndarray:
         """BLUPs of one term, traits x levels x effects."""
+
+    @property
+    def marker_effects(self) -> Sequence[MarkerEffects]:
+        """BLUPs of every component of markers."""
 
 
 class Uncertainty(Protocol):
@@ -74,7 +103,7 @@ class HeResult(Result):
     is_variance : tuple of bool
         False for a covariance of two effects of one term.
     term_of : tuple of str or None
-        Label of the random term of each component.
+        Label of the random term of each component; that of the component itself for markers.
     theta : ndarray, (q+1) x t x t
         Estimates; off the diagonal the covariances among traits.
     unconstrained : ndarray, (q+1) x t x t
@@ -139,7 +168,8 @@ class HeResult(Result):
         Parameters
         ----------
         label : str, optional
-            A component; all but the residual when left out.
+            A component; all but the residual when left out. A term with several effects, such as intercept and
+            slope, has a share for each of them (their variances have different units).
 
         Returns
         -------
@@ -200,26 +230,31 @@ class HeResult(Result):
         )
         return table if of == "variance" else table[np.repeat([self.is_variance[i] for i in rows], len(self.traits))]
 
-    def covariance(self, label: str) -> pd.DataFrame:
-        """Covariance matrix of the effects of one term, such as intercept and slope; of the first trait.
+    def covariance(self, label: str, trait: str | None = None) -> pd.DataFrame:
+        """Covariance matrix of the effects of one term, such as intercept and slope.
 
         Parameters
         ----------
         label : str
             Of the random term.
+        trait : str, optional
+            One of several traits; the first unless given.
 
         Returns
         -------
         DataFrame, effects x effects
         """
         term = self.design.term(label)
+        if trait is not None and trait not in self.traits:
+            raise OptionError(f"no trait {trait!r}; the traits are {shortlist(self.traits)}.")
+        j = 0 if trait is None else self.traits.index(trait)
         members = [i for i, own in enumerate(self.term_of) if own == label]
         e = len(term.effects)
         matrix = np.zeros((e, e))
         at = iter(members)
         for a in range(e):
             for b in range(a, e if term.correlated else a + 1):
-                matrix[a, b] = matrix[b, a] = self.theta[next(at), 0, 0]
+                matrix[a, b] = matrix[b, a] = self.theta[next(at), j, j]
         return pd.DataFrame(matrix, index=term.effects, columns=term.effects)
 
     # -- several traits ------------------------------------------------------------------------------
@@ -230,8 +265,11 @@ class HeResult(Result):
         Parameters
         ----------
         label : str
-            Of the component.
+            Of the component. With one trait also a term with several effects, which gives their covariances,
+            effect x effect; with several traits see `covariance`.
         """
+        if len(self.traits) == 1 and self._components_of(label):
+            return self.covariance(label)
         matrix = self.theta[self._position(label)]
         return pd.DataFrame(matrix, index=pd.Index(self.traits, name="trait"), columns=list(self.traits))
 
@@ -247,6 +285,7 @@ class HeResult(Result):
         label : str, optional
             One component; all but the residual when left out.
         level : float
+            Probability of the intervals.
 
         Returns
         -------
@@ -311,22 +350,37 @@ class HeResult(Result):
         Parameters
         ----------
         label : str, optional
-            Of the random term; may be left out when there is one.
+            Of the random term, of one of its effects ("Days|Subject"), or of a component of markers; may be left out
+            when there is one term.
 
         Returns
         -------
         DataFrame
             Levels (those of the relationship matrix, with and without records) x traits; x effects for a term with
-            several effects and one trait; x (trait, effect) for both.
+            several effects and one trait; x (trait, effect) for both. Of markers rows of the fit x traits.
         """
         self._refuse_distance("random effects")
-        terms = self.design.terms
+        terms = self._chosen("all")
         if label is None:
             if len(terms) != 1:
-                raise OptionError(f"ranef() needs a label; the terms are {shortlist(t.label for t in terms)}.")
-            label = terms[0].label
-        term = self.design.term(label)
-        values = self.model.random_effects([t.label for t in terms].index(label))
+                raise OptionError(f"ranef() needs a label; the terms are {shortlist(terms)}.")
+            label = terms[0]
+        if label in self._marker_labels:
+            values = self.model.marker_effects[self._marker_labels.index(label)].rows
+            return pd.DataFrame(values, index=self.design.X.index, columns=list(self.traits))
+        own = label if label in terms else dict(zip(self.names, self.term_of, strict=True)).get(label)
+        if own is None:
+            raise OptionError(f"no random term {label!r}; the terms are {shortlist(terms)}.")
+        term = self.design.term(own)
+        values = self.model.random_effects(terms.index(own))
+        if label != own:
+            effects = [i for i in self._components_of(own) if self.is_variance[i]]
+            if self.names.index(label) not in effects:
+                raise OptionError(
+                    f"{label!r} is a covariance and has no effects; ask for {own!r} or one of "
+                    f"{shortlist(self.names[i] for i in effects)}."
+                )
+            values = values[:, :, [effects.index(self.names.index(label))]]
         n_traits, r, e = values.shape
         columns: Any = list(self.traits) if e == 1 else list(term.effects)
         if e > 1 and n_traits > 1:
@@ -334,14 +388,43 @@ class HeResult(Result):
         values = values.transpose(1, 0, 2).reshape(r, n_traits * e)
         return pd.DataFrame(values, index=term.levels.rename(term.group), columns=columns)
 
+    def marker_effects(self, label: str | None = None) -> pd.DataFrame:
+        """Effects of one copy of the allele of every marker, as best linear unbiased predictions.
+
+        Parameters
+        ----------
+        label : str, optional
+            Of a component of markers; may be left out when there is one.
+
+        Returns
+        -------
+        DataFrame, marker x trait
+            Zero for a marker that does not vary, or is not in this bin.
+
+        Raises
+        ------
+        OptionError
+            The fit has no markers, or not these.
+        """
+        labels = self._marker_labels
+        if not labels:
+            raise OptionError("marker_effects: this fit has no markers=.")
+        if label is None and len(labels) == 1:
+            label = labels[0]
+        if label not in labels:
+            raise OptionError(f"marker_effects: no markers {label!r}; there are {shortlist(labels)}.")
+        found = self.model.marker_effects[labels.index(label)]
+        return pd.DataFrame(found.coef, index=found.names, columns=list(self.traits))
+
     def fitted(self) -> pd.DataFrame:
-        """Fixed effects, random effects and offset of the rows of the fit, row x trait."""
+        """Fixed effects, random effects, markers and offset of the rows of the fit, row x trait."""
         return self.predict()
 
     def predict(
         self,
         newdata: Any = None,
         *,
+        markers: Mapping[str, Any] | None = None,
         random: Literal["all", "none"] | Sequence[str] = "all",
         new_levels: Literal["error", "zero", "relmat"] = "error",
     ) -> pd.DataFrame:
@@ -351,21 +434,27 @@ class HeResult(Result):
         ----------
         newdata : DataFrame, optional
             New rows; those of the fit by default.
+        markers : dict, optional
+            Of the new rows, with the keys of the fit's ``markers=``: label -> table. Columns of a DataFrame are found
+            by name, rows by index when both have one (a .bed has the ids of its .fam), else by position. Missing
+            genotypes count as the mean in the fit.
         random : "all", "none" or list of labels
-            Random terms to add.
+            Random terms and components of markers to add.
         new_levels : {"error", "zero", "relmat"}
             For grouping levels without records; see `Design.new`.
 
         Returns
         -------
         DataFrame, row x trait
+
+        Raises
+        ------
+        OptionError
+            A label the fit does not have, or new rows without the markers they need.
         """
-        if random == "all":
-            labels = [term.label for term in self.design.terms]
-        elif random == "none":
-            labels = []
-        else:
-            labels = [self.design.term(label).label for label in ([random] if isinstance(random, str) else random)]
+        chosen = self._chosen(random)
+        labels = [label for label in chosen if label not in self._marker_labels]
+        of_markers = [label for label in chosen if label in self._marker_labels]
         design = self.design if newdata is None else self.design.new(newdata, new_levels, terms=labels)
         values = design.X.to_numpy() @ np.nan_to_num(self.fixef().to_numpy())
         if design.offset is not None:
@@ -376,6 +465,8 @@ class HeResult(Result):
             known = term.codes >= 0
             rows = np.einsum("ne,tne->nt", term.M, effects[:, np.where(known, term.codes, 0)])
             values += rows * known[:, None]
+        for label in of_markers:
+            values += self.ranef(label).to_numpy() if newdata is None else self._of_new(label, markers, design.X.index)
         return pd.DataFrame(values, index=design.X.index, columns=list(self.traits))
 
     @property
@@ -419,7 +510,47 @@ class HeResult(Result):
     def _index(self, rows: list[int]) -> pd.MultiIndex:
         return pd.MultiIndex.from_product([[self.names[i] for i in rows], list(self.traits)], names=["term", "trait"])
 
+    @property
+    def _marker_labels(self) -> list[str]:
+        """Of the components of markers."""
+        terms = {term.label for term in self.design.terms}
+        return [name for name, own in zip(self.names, self.term_of, strict=True) if own == name and own not in terms]
+
+    def _components_of(self, label: str) -> list[int]:
+        """Positions of the components of a term with several effects."""
+        return [i for i, own in enumerate(self.term_of) if own == label != self.names[i]]
+
+    def _chosen(self, random: str | Sequence[str]) -> list[str]:
+        """Labels of terms and of components of markers."""
+        known = [*(term.label for term in self.design.terms), *self._marker_labels]
+        if random == "all":
+            return known
+        if random == "none":
+            return []
+        chosen = [random] if isinstance(random, str) else list(random)
+        for label in chosen:
+            if label not in known:
+                raise OptionError(f"no random term {label!r}; the terms are {shortlist(known)}.")
+        return chosen
+
+    def _of_new(self, label: str, markers: Mapping[str, Any] | None, index: pd.Index) -> np.ndarray:
+        """What a component of markers adds to new rows."""
+        found = self.model.marker_effects[self._marker_labels.index(label)]
+        if not isinstance(markers, Mapping) or found.table not in markers:
+            raise OptionError(
+                f"predict: new rows need their markers; pass markers={{{found.table!r}: table}} with newdata, or leave "
+                f"{label!r} out of random=."
+            )
+        coef = self.marker_effects(label)
+        return marker_part(markers[found.table], coef, found.means, index) - found.means @ found.coef
+
     def _position(self, label: str) -> int:
+        members = self._components_of(label)
+        if members:
+            raise OptionError(
+                f"{label!r} has several effects; ask for one of its components, "
+                f"{shortlist(self.names[i] for i in members)}, or for covariance({label!r})."
+            )
         if label not in self.names:
             raise OptionError(f"no component {label!r}; there are {shortlist(self.names)}.")
         return self.names.index(label)

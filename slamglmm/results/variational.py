@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from .._kernels.columns import add_columns
-from ..errors import DataError, OptionError, shortlist
-from ..genotypes import Markers, match_new_rows, read_markers
+from ..errors import OptionError, shortlist
 from .base import Result
+from .new_markers import marker_part
 from .show import Summary, mr_mash_summary, sparse_lmm_fits_summary, sparse_lmm_summary
 
 if TYPE_CHECKING:
-    from ..plots import VariationalPlots
+    from ..plots import SparseLmmFitsPlots, VariationalPlots
 
 
 class Regression(Protocol):
@@ -94,17 +93,6 @@ class VariationalResult(Result):
         index = pd.MultiIndex.from_product([self.design.X.columns, self.design.traits], names=["fixef", "trait"])
         return pd.DataFrame({"mean": self.covariates.ravel(), "sd": self.covariates_sd.ravel()}, index=index)
 
-    def _marker_part(self, markers: Any, coef: pd.DataFrame, index: pd.Index) -> np.ndarray:
-        """``G coef`` in new rows, shape (len(index), p)."""
-        table = _same_markers(markers, coef.index, self.marker_means)
-        at = match_new_rows(table, index)
-        # Rows of a .bed are picked afterwards, those of unpacked markers before.
-        table, at = (table, at) if table.packed else (table.take(at), np.arange(len(at)))
-        out = np.zeros((coef.shape[1], table.n))
-        effects = np.ascontiguousarray(coef.to_numpy(dtype=float).T)
-        add_columns(table.columns(fill=self.marker_means), effects, np.empty(0), out)
-        return out[:, at].T
-
     def _write(self, folder: Path) -> None:
         _write_fields(self, folder)
 
@@ -120,25 +108,6 @@ def _write_fields(result: Result, folder: Path) -> None:
 
 def _read_fields(folder: Path) -> dict[str, Any]:
     return pickle.loads((folder / "fit.pickle").read_bytes())
-
-
-def _same_markers(markers: Any, names: pd.Index, means: np.ndarray) -> Markers:
-    """New markers, in the order of the fit's."""
-    if isinstance(markers, pd.DataFrame):
-        absent = names.difference(markers.columns)
-        if len(absent):
-            raise DataError(f"markers lack {len(absent)} of the {len(names)} of the fit: {shortlist(absent)}.")
-        markers = markers[names]
-    table = read_markers(markers, fill=means)
-    if table.m != len(names):
-        raise DataError(f"markers have {table.m} columns; the fit had {len(names)}.")
-    if not table.names.equals(names) and not isinstance(table.names, pd.RangeIndex):
-        first = int(np.argmax(np.asarray(table.names != names)))
-        raise DataError(
-            f"markers are not those of the fit: marker {first + 1} is {str(table.names[first])!r}, "
-            f"expected {str(names[first])!r}."
-        )
-    return table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -321,7 +290,7 @@ class SparseLmmResult(VariationalResult):
             rows = self.design.new(newdata, new_levels, labels)
             index = rows.X.index
             values = rows.X.to_numpy() @ self.covariates
-            values = values + self._marker_part(markers, self.coef.to_frame(), index)
+            values = values + marker_part(markers, self.coef.to_frame(), self.marker_means, index)
             if rows.offset is not None:
                 values = values + rows.offset[:, None]
             for term in rows.terms:
@@ -360,6 +329,13 @@ class SparseLmmFits(Result, Mapping[str, SparseLmmResult]):
         if trait not in self.fits:
             raise OptionError(f"there is no response {trait!r}; there are {shortlist(self.fits)}.")
         return self.fits[trait]
+
+    @property
+    def plot(self) -> SparseLmmFitsPlots:
+        """Pictures of all responses: ``plot.manhattan()``; needs matplotlib (extra ``plot``)."""
+        from ..plots import SparseLmmFitsPlots
+
+        return SparseLmmFitsPlots(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.fits)
@@ -553,7 +529,7 @@ class MrMashResult(VariationalResult):
             raise OptionError("predict: new rows need their markers; pass markers= with newdata.")
         rows = self.design.new(newdata)
         index = rows.X.index
-        values = rows.X.to_numpy() @ self.covariates + self._marker_part(markers, self.coef, index)
+        values = rows.X.to_numpy() @ self.covariates + marker_part(markers, self.coef, self.marker_means, index)
         if rows.offset is not None:
             values = values + rows.offset[:, None]
         return pd.DataFrame(values, index=index, columns=self.design.traits)

@@ -89,3 +89,11 @@ def test_message(small):
     sim, options, _ = small
     with pytest.raises(OptionError, match=r"n_factors='many': expected 'adaptive' or an integer from 0 to"):
         fit(sim, **(options | {"n_factors": "many"}))
+
+
+def test_one_trait_has_no_factors(small):
+    """Nothing is said about what is dropped and added when there is nothing to drop."""
+    sim, options, _ = small
+    alone = sg.slam(sim.formula, sim.frame, Y=sim.Y.iloc[:, :1], relmat=sim.relmat, n_factors="adaptive", **options)
+    assert "n_factors='adaptive': no factors, as for one trait its own variances say everything" in alone.notes
+    assert alone.posterior.sizes["factor"] == 0

@@ -316,7 +316,7 @@ def test_random_trace_with_stored_probes(name):
 
     frame = pd.DataFrame(stored["X"], columns=list("abc")).assign(y=stored["y"])
     problem = build_problem(
-        sg.design("y ~ 0 + a + b + c", frame), (MarkerTerm("chip", Genotypes(read_markers(stored["G"]))),)
+        sg.design("y ~ 0 + a + b + c", frame), (MarkerTerm("chip", "chip", Genotypes(read_markers(stored["G"]))),)
     )
     moments = compute_moments(problem, z)
     assert moments.equations("full", False).S[1, 1] == pytest.approx(want["trK2_hat_unproj"], rel=1e-8)

@@ -20,3 +20,11 @@ def test_every_public_name_is_there():
     for name in slamglmm.__all__:
         assert getattr(slamglmm, name) is not None
         assert name in dir(slamglmm)
+
+
+def test_errors_list_errors_only():
+    """Imports and helpers among what tab completion offers in `slamglmm.errors`."""
+    from slamglmm import errors
+
+    assert all(issubclass(getattr(errors, name), errors.SlamError | errors.SlamWarning) for name in dir(errors))
+    assert {"SlamError", "RelmatError", "BoundaryWarning"} <= set(dir(errors))

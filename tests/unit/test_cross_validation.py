@@ -188,6 +188,19 @@ def test_fitters_that_drop_masked_rows_predict_them():
                           Y=d.Y, relmat=d.relmat, folds=2, by="rows")  # fmt: skip
 
 
+def test_markers_of_masked_rows_are_in_their_predictions():
+    rng = np.random.default_rng(1)
+    G = rng.binomial(2, 0.3, (300, 50)).astype(np.int8)
+    frame = pd.DataFrame({"y": G @ rng.standard_normal(50) + 4.5 * rng.standard_normal(300)})
+    cv = sg.cross_validate(sg.he, "y ~ 1", frame, folds=2, by="rows", seed=1, markers={"chip": G}, se=None)
+    inside = (cv.folds != 1).to_numpy()[:, 0]
+    by_hand = sg.he("y ~ 1", frame[inside], markers={"chip": G[inside]}, se=None, seed=2)
+    expected = by_hand.predict(frame[~inside], markers={"chip": G[~inside]})
+    assert by_hand.h2("chip") > 0.1
+    assert expected["y"].std() > 0.1
+    np.testing.assert_allclose(cv.predictions[~inside], expected, rtol=1e-6)
+
+
 def cross_validate_simulated(**options):
     d = sg.simulate.slam(families=8, n_traits=3, seed=1)
     settings = {"relmat": d.relmat, "folds": 4, "by": "rows", "n_factors": 2, "draws": 10, "burn": 10, "chains": 1}

@@ -384,6 +384,37 @@ def test_correlated_slopes_stay_in_the_cone():
     assert list(bars.varcorr().index.get_level_values("term")) == ["Subject", "Days|Subject", "Residual"]
 
 
+def test_terms_by_their_labels():
+    """lme4's words for a slope: the term, or one of its components; what has no answer says what has one."""
+    frame = sg.datasets.load("sleepstudy").frame
+    fit = sg.he("Reaction ~ Days + (1 + Days | Subject)", frame)
+    G = fit.G("Subject")
+    assert list(G.index) == list(G.columns) == ["Intercept", "Days"]
+    pd.testing.assert_frame_equal(G, fit.covariance("Subject"))
+    assert G.loc["Days", "Days"] == fit.G("Days|Subject").iloc[0, 0] == fit.theta[3, 0, 0]
+    u = fit.ranef("Subject")
+    for effect in u.columns:
+        one = fit.ranef(f"{effect}|Subject")
+        assert list(one.columns) == ["Reaction"]
+        np.testing.assert_array_equal(one["Reaction"], u[effect])
+    several = r"'Subject' has several effects; ask for one of its components, 'Intercept\|Subject', 'Intercept:Days"
+    with pytest.raises(OptionError, match=several):
+        fit.h2("Subject")
+    with pytest.raises(
+        OptionError, match=r"'Intercept:Days\|Subject' is a covariance and has no effects; ask for 'Subj"
+    ):
+        fit.ranef("Intercept:Days|Subject")
+    for wrong in ("subject", "Residual"):
+        with pytest.raises(OptionError, match=f"no random term '{wrong}'; the terms are 'Subject'"):
+            fit.ranef(wrong)
+    both = sg.he("~ Days + (1 + Days | Subject)", frame, Y=frame[["Reaction"]].assign(b=frame["Reaction"] ** 0.5))
+    assert both.covariance("Subject", "b").loc["Days", "Days"] == both.G("Days|Subject").loc["b", "b"]
+    with pytest.raises(OptionError, match=several):
+        both.G("Subject")
+    with pytest.raises(OptionError, match="no trait 'c'; the traits are 'Reaction', 'b'"):
+        both.covariance("Subject", "c")
+
+
 @quiet
 def test_several_traits_in_one_pass():
     data = twins(n_traits=3)
@@ -462,6 +493,88 @@ def test_markers_with_missing_genotypes_and_dropped_rows(tmp_path):
     r = holes.model.problem.residuals[:, 0]
     np.testing.assert_allclose(holes.moments.c[1, 0, 0], np.sum((W.T @ r) ** 2) / W.shape[1], rtol=1e-6)
     assert (holes.varcorr()["se"] > 0).all()
+
+
+@quiet
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_markers_in_predictions(with_weights, tmp_path):
+    """What the markers add to rows, old and new, is the BLUP of the formed kinship; under weights too."""
+    frame, G, _ = genotype_frame(n=100)
+    ids = [f"i{k}" for k in range(100)]
+    frame = frame.assign(z=frame["x"] ** 2, y=frame["y"] + np.random.default_rng(2).standard_normal(100)).set_axis(ids)
+    gaps = G.astype(float)
+    gaps[np.random.default_rng(0).random(G.shape) < 0.05] = np.nan
+    table = pd.DataFrame(gaps, index=ids).add_prefix("m")
+    weights = np.random.default_rng(1).uniform(0.3, 3.0, 80) if with_weights else None
+    old, new = frame.iloc[:80], frame.iloc[80:]
+    f = np.nanmean(gaps[:80], axis=0)
+    W = np.where(np.isnan(gaps), 0.0, (gaps - f) / np.sqrt(f * (1 - f / 2)))
+    K = W @ W.T / W.shape[1]
+    exact = sg.he("y + z ~ x + (1 | id)", old.assign(id=ids[:80]), relmat={"id": (K, ids)}, weights=weights, se=None)
+    fit = sg.he("y + z ~ x", old, markers={"chip": table}, weights=weights, se=None, n_probes=1000, seed=1)
+    np.testing.assert_allclose(fit.moments.c, exact.moments.c, rtol=1e-10)
+    np.testing.assert_allclose(fit.moments.S, exact.moments.S, rtol=0.02)
+    # at the variances found with the probes
+    variances = fit.model.variances
+    assert (variances[0] > 0.1).all()
+    for j, trait in enumerate(["y", "z"]):
+        root = np.ones(80) if weights is None else np.sqrt(weights)
+        V = variances[j, 0] * np.eye(80) + variances[j, 1] * (root[:, None] * K[:80, :80] * root)
+        X = np.column_stack([np.ones(100), frame["x"]])
+        whitened = X[:80] * root[:, None]
+        beta = np.linalg.solve(
+            whitened.T @ np.linalg.solve(V, whitened), whitened.T @ np.linalg.solve(V, root * old[trait])
+        )
+        u = variances[j, 1] * K[:, :80] @ (root * np.linalg.solve(V, root * (old[trait] - X[:80] @ beta)))
+        np.testing.assert_allclose(fit.ranef("chip")[trait], u[:80], atol=1e-7)
+        np.testing.assert_allclose(fit.fitted()[trait], (X @ beta + u)[:80], atol=1e-7)
+        found = fit.predict(new, markers={"chip": table})[trait]
+        np.testing.assert_allclose(found, (X @ beta + u)[80:], atol=1e-7)
+        np.testing.assert_allclose(fit.predict(new, random="none")[trait], (X @ beta)[80:], atol=1e-7)
+    # the same from a .bed, and from new rows alone, columns in another order
+    write_plink(tmp_path / "m.bed", [gaps], ids, table.columns)
+    bed = sg.he("y + z ~ x", old, markers={"chip": tmp_path / "m.bed"}, weights=weights, se=None, n_probes=1000, seed=1)
+    np.testing.assert_allclose(
+        bed.predict(new, markers={"chip": tmp_path / "m.bed"}), fit.predict(new, markers={"chip": table}), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        fit.predict(new, markers={"chip": table.loc[new.index].iloc[:, ::-1]}),
+        fit.predict(new, markers={"chip": table}),
+        atol=1e-10,
+    )
+    assert list(fit.marker_effects().index) == list(table.columns)
+    again = pickle.loads(pickle.dumps(fit))
+    pd.testing.assert_frame_equal(again.fitted(), fit.fitted())
+
+
+@quiet
+def test_bins_add_up_in_predictions():
+    frame, G, _ = genotype_frame()
+    bins = pd.DataFrame({"coding": np.arange(300) % 3 == 0, "other": np.arange(300) % 3 != 0})
+    frame = frame.assign(home=np.arange(80) // 4)
+    fit = sg.he("y ~ x + (1 | home)", frame, markers={"chip": G}, annotation=bins, se=None, n_probes=100, seed=1)
+    assert (fit.marker_effects("chip[coding]").to_numpy()[~bins["coding"]] == 0).all()
+    parts = [fit.ranef(label).to_numpy() for label in ("chip[coding]", "chip[other]")]
+    home = fit.ranef("home").to_numpy()[frame["home"]]
+    np.testing.assert_allclose(fit.fitted() - fit.predict(random="none"), parts[0] + parts[1] + home, atol=1e-12)
+    np.testing.assert_allclose(fit.predict(frame, markers={"chip": G}), fit.fitted(), atol=1e-10)
+    one = fit.predict(frame, markers={"chip": G}, random=["chip[other]"]) - fit.predict(random="none")
+    np.testing.assert_allclose(one, parts[1], atol=1e-10)
+    for markers in (None, {"chip[other]": G}, G):
+        with pytest.raises(
+            OptionError, match=r"new rows need their markers; pass markers=\{'chip': table\} with newdata"
+        ):
+            fit.predict(frame, markers=markers)
+    with pytest.raises(OptionError, match=r"no random term 'chip'; the terms are 'home', 'chip\[coding\]'"):
+        fit.predict(frame, random="chip")
+    with pytest.raises(OptionError, match=r"no markers None; there are 'chip\[coding\]', 'chip\[other\]'"):
+        fit.marker_effects()
+    with pytest.raises(OptionError, match=r"this fit has no markers="):
+        sg.he("y ~ x + (1 | home)", frame).marker_effects()
+    with pytest.raises(OptionError, match="no random term 'chip'; the formula has none"):
+        sg.he("y ~ x", frame, markers={"chip": G}, se=None).covariance("chip")
+    with pytest.raises(OptionError, match="markers are called 'home' like a random term"):
+        sg.he("y ~ x + (1 | home)", frame, markers={"home": G})
 
 
 @quiet
@@ -814,6 +927,10 @@ def test_refused_models():
         sg.he("~ x + (1 | id)", frame)
     with pytest.raises(DataError, match=r"random term 'id' cannot be told from the residual"):
         sg.he("y ~ x + (1 | id)", frame)
+    with pytest.raises(
+        DataError, match=r"between levels. In its relationship matrix these are zero \(is it an inverse"
+    ):
+        sg.he("y ~ x + (1 | id)", frame, relmat={"id": (np.eye(80), range(80))})
     with pytest.raises(DataError, match=r"random term 'one' has a single level \('a'\)"):
         sg.he("y ~ x + (1 | one)", frame)
     with pytest.raises(RelmatError, match=r"relmat for group 'id' lacks 1 of 80 levels \(first: '79'\)"):

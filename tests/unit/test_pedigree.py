@@ -7,8 +7,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from slamglmm.errors import PedigreeError
-from slamglmm.relmat import as_relmat, pedigree_relmat
+from slamglmm.errors import PedigreeError, SlamWarning
+from slamglmm.relmat import Relmat, as_relmat, pedigree_relmat
 
 _spec = importlib.util.spec_from_file_location(
     "tabular", pathlib.Path(__file__).parents[1] / "reference" / "tabular.py"
@@ -151,6 +151,22 @@ def test_input_is_not_touched():
     before = ped.copy()
     pedigree_relmat(ped)
     pd.testing.assert_frame_equal(ped, before)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [30, 300])
+@pytest.mark.parametrize("form", ["pair", "frame", "relmat"])
+def test_the_inverse_is_told_from_the_matrix(n, form):
+    """Whoever gives what MCMCglmm's ``ginverse`` takes is told so, however it comes; A itself passes."""
+    a = pedigree_relmat(as_frame(*random_pedigree(n, seed=3), range(n)))
+    forms = {
+        "pair": lambda matrix: (matrix, a.labels),
+        "frame": lambda matrix: pd.DataFrame(matrix.toarray(), a.labels, a.labels),
+        "relmat": lambda matrix: Relmat(a.labels, matrix),
+    }
+    as_relmat(forms[form](a.matrix), "animal")
+    with pytest.warns(SlamWarning, match=r"relmat for group 'animal' looks like the inverse of a relationship matrix"):
+        as_relmat(forms[form](a.inverse), "animal")
 
 
 @pytest.mark.parametrize(

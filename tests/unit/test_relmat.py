@@ -107,7 +107,8 @@ def test_large_sparse_blocks():
     path = sparse.diags_array(
         [-np.ones(n - 1), np.r_[1.0, np.full(n - 2, 2.0), 1.0], -np.ones(n - 1)], offsets=[-1, 0, 1]
     )
-    as_relmat((path, range(n)))  # a graph Laplacian: smallest eigenvalue 0
+    with pytest.warns(SlamWarning, match="looks like the inverse"):  # as a Laplacian is, of a walk's covariances
+        as_relmat((path, range(n)))  # smallest eigenvalue 0
     with pytest.raises(
         RelmatError, match=message("relmat must be positive semi-definite; its smallest eigenvalue is -1 ")
     ):
@@ -354,3 +355,36 @@ def test_markers_are_not_touched():
     before = markers.copy()
     kinship(markers)
     pd.testing.assert_frame_equal(markers, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "came"),
+    [
+        ((np.eye(2), pd.Index(["a", "b"])), "got ndarray, then Index"),
+        ((["a", "b"], np.eye(2)), "got list, then ndarray"),
+        ((pd.Index(["a", "b"]), pd.DataFrame(np.eye(2))), "got Index, then DataFrame"),
+    ],
+)
+def test_arguments_of_relmat(arguments, came):
+    """Swapped, or of other kinds: refused at once, not when it is printed or used."""
+    with pytest.raises(RelmatError, match=r"Relmat: expected labels \(a pandas Index\), then the matrix .*" + came):
+        Relmat(*arguments)
+
+
+@pytest.mark.filterwarnings("error")
+def test_kinships_are_not_taken_for_inverses(frame):
+    """Centred, so that entries are negative on the whole; sparse, with few of them; one label only."""
+    as_relmat(kinship(dosages()))
+    as_relmat(frame)
+    as_relmat(
+        (
+            sparse.csr_array(np.eye(6) + np.diag([0.5, 0, -0.25, 0, 0], 1) + np.diag([0.5, 0, -0.25, 0, 0], -1)),
+            letters(6),
+        )
+    )
+    as_relmat((np.eye(1), ["a"]))
+    rng = np.random.default_rng(1)
+    loadings = rng.standard_normal((40, 10)) * (rng.random((40, 10)) < 0.1)
+    covariances = loadings @ loadings.T + 0.2 * np.eye(40)
+    assert np.mean(covariances == 0) > 0.5
+    as_relmat((covariances, range(40)))

@@ -320,6 +320,10 @@ def test_kernels_that_say_nothing_are_refused():
     alone = sg.design("~ 1 + (1 | g)", pd.DataFrame({"g": [f"i{i}" for i in range(8)]}), Y=Y)
     with pytest.raises(DataError, match="one record for each level and no relationships between levels"):
         build_problem(alone, Priors(), 1, 4)
+    identity = pd.DataFrame(np.eye(8), alone.terms[0].levels, alone.terms[0].levels)
+    given = sg.design("~ 1 + (1 | g)", pd.DataFrame({"g": identity.index}), Y=Y, relmat={"g": identity})
+    with pytest.raises(DataError, match=r"In its relationship matrix these are zero \(is it an inverse, or of other"):
+        build_problem(given, Priors(), 1, 4)
     same = sg.design("~ 1 + (1 | g)", pd.DataFrame({"g": ["a"] * 8}), Y=Y)
     with pytest.raises(DataError, match="single level"):
         build_problem(same, Priors(), 1, 4)

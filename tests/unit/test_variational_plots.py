@@ -74,6 +74,22 @@ def test_manhattan(fits):
         one.plot.manhattan(chromosomes[["marker"]])
 
 
+def test_manhattan_of_several_responses(fits):
+    """One picture a response, each that of its own fit."""
+    _, two, chromosomes = fits
+    Y = two.design.Y
+    rng = np.random.default_rng(0)
+    markers = pd.DataFrame(rng.binomial(2, 0.3, (120, 30)).astype(float), columns=[f"m{k}" for k in range(30)])
+    many = sg.sparse_lmm("a + b ~ 1", Y, markers=markers)
+    axes = many.plot.manhattan(chromosomes)
+    assert [ax.get_ylabel() for ax in axes] == ["PIP, a", "PIP, b"]
+    for trait, ax in zip("ab", axes, strict=True):
+        height = np.concatenate([line.get_ydata() for line in ax.lines if line.get_marker() == "."])
+        np.testing.assert_allclose(height, many[trait].pip)
+    with pytest.raises(OptionError, match="expected 2 axes, one a response, got 1"):
+        many.plot.manhattan(axes=axes[:1])
+
+
 def test_names_do_not_touch():
     """In order, apart, between the ends, and not moved without need; closer together where there is no room."""
     at = np.array([0.0, 5.0, 5.1, 5.2, 9.9])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...linalg.psd_cone import nearest_psd
-from .mixed import Factor, MixedSystem, mixed_system
+from .mixed import mixed_system
 from .problem import Problem, orthonormal_basis
 
 # Relative to the total variance: below it the residual variance is raised, for V to be invertible.
@@ -69,17 +69,21 @@ def effects(problem: Problem, variances: Sequence[np.ndarray]) -> list[Effects]:
     system = mixed_system(problem)
     kept = orthonormal_basis(problem.x)[1]
     x = problem.x[:, kept]
-    return [_effects(problem, system, x, kept, problem.y[:, j], values) for j, values in enumerate(variances)]
+    residuals = [max(float(values[0]), MIN_RESIDUAL * float(np.abs(values).sum())) for values in variances]
+    relatives = [
+        [covariance / residual for covariance in term_covariances(problem, values)]
+        for values, residual in zip(variances, residuals, strict=True)
+    ]
+    rights = [np.column_stack([x, problem.y[:, j]]) for j in range(problem.t)]
+    all_solved = system.solve_each(relatives, rights)
+    return [
+        _effects(x, kept, problem.y[:, j], solved, residual)
+        for j, (solved, residual) in enumerate(zip(all_solved, residuals, strict=True))
+    ]
 
 
-def _effects(
-    problem: Problem, system: MixedSystem, x: np.ndarray, kept: np.ndarray, y: np.ndarray, values: np.ndarray
-) -> Effects:
-    total = float(np.abs(values).sum())
-    residual = max(float(values[0]), MIN_RESIDUAL * total)
-    factor: Factor = system.factor([covariance / residual for covariance in term_covariances(problem, values)])
-    right = np.column_stack([x, y])
-    solved = factor.solve(right)
+def _effects(x: np.ndarray, kept: np.ndarray, y: np.ndarray, solved: np.ndarray, residual: float) -> Effects:
+    """From ``V^-1 [x y]`` per unit of residual variance."""
     b, p = len(kept), x.shape[1]
     coef, covariance = np.full(b, np.nan), np.full((b, b), np.nan)
     rest = solved[:, p]

@@ -13,12 +13,12 @@ from ... import __version__
 from ...design import Design
 from ...errors import BoundaryWarning, DataError, OptionError, SlamWarning, shortlist, warn
 from ...linalg.threads import single_threaded_blas
-from ...results.varcomp import HeResult, TraitCovariances
+from ...results.varcomp import HeResult, MarkerEffects, TraitCovariances
 from . import inference
 from .distance import DistanceResponse, distance_equations, permutation_p
 from .distributed import stream_on_dask
 from .effects import Effects, blups, effects, is_singular, term_covariance
-from .markers import MarkerTerm
+from .markers import MarkerTerm, marker_effects
 from .moments import Moments, NormalEquations, compute_moments
 from .options import HeOptions
 from .problem import Problem, build_problem
@@ -64,6 +64,14 @@ class HeModel:
         return np.array(
             [blups(self.problem, t, values, e) for values, e in zip(self.variances, self.effects, strict=True)]
         )
+
+    @cached_property
+    def marker_effects(self) -> list[MarkerEffects]:
+        """BLUPs of every component of markers."""
+        rests = np.column_stack([e.weighted_residual for e in self.effects])
+        variances = self.variances[:, 1 + len(self.problem.components) :].T
+        with single_threaded_blas():
+            return marker_effects(self.problem.markers, rests, variances)
 
 
 def fit_he(
@@ -332,7 +340,7 @@ def _check_gram(problem: Problem, moments: Moments, equations: NormalEquations, 
         if 1 - gram[0, i] ** 2 / (gram[0, 0] * gram[i, i]) < 1e-10:
             raise DataError(
                 f"random term '{name}' cannot be told from the residual: one record for each level and no "
-                "relationships between levels. Pass a relationship matrix, relmat={...}, or leave the term out."
+                f"relationships between levels. {_related(problem, i - 1)}, or leave the term out."
             )
     size = condition(equations.S)
     if size > COLLINEAR:
@@ -346,6 +354,13 @@ def _check_gram(problem: Problem, moments: Moments, equations: NormalEquations, 
             "cannot be told apart"
         )
         warn(notes[-1], SlamWarning)
+
+
+def _related(problem: Problem, i: int) -> str:
+    """What to do about component i, whose levels with records are not related."""
+    if i < len(problem.components) and problem.terms[problem.components[i].term].kernel is not None:
+        return "In its relationship matrix these are zero (is it an inverse, or of other individuals?). Correct it"
+    return "Pass a relationship matrix, relmat={...}"
 
 
 def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: list[str]) -> None:

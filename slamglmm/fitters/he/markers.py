@@ -14,6 +14,7 @@ from ... import genotypes
 from ...design import Design
 from ...errors import DataError, OptionError, shortlist
 from ...genotypes import Markers
+from ...results.varcomp import MarkerEffects
 
 # Bytes of decoded genotypes at a time.
 BLOCK_BYTES = 16 * 1024 * 1024
@@ -36,10 +37,13 @@ class Genotypes:
         In their own packing.
     rows : ndarray of int or None
         Row of `markers` for each row of the fit; None when they are the same.
+    root : ndarray, length n, or None
+        Square roots of the observation weights, which multiply the rows of W.
     """
 
     markers: Markers
     rows: np.ndarray | None = None
+    root: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -92,6 +96,8 @@ class MarkerTerm:
     Attributes
     ----------
     label : str
+    table : str
+        Label of the table of markers.
     genotypes : Genotypes
         Shared by the bins of one table.
     members : ndarray of bool, length m, or None
@@ -99,17 +105,34 @@ class MarkerTerm:
     """
 
     label: str
+    table: str
     genotypes: Genotypes
     members: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class MarkerBlock:
-    """What one block of markers adds to one bin: ``W_b W_b' X`` (n x c), ``|W_b|^2`` and the number of markers."""
+    """What one block of markers adds to one bin.
+
+    Attributes
+    ----------
+    product : ndarray, n x c
+        ``W_b W_b' X``.
+    size : float
+        ``|W_b|^2``.
+    count : int
+        Markers that vary.
+    scores : ndarray, markers x c
+        ``W_b' X`` per copy of the allele (divided by the standard deviation once more).
+    means : ndarray, length markers
+        Mean dosages.
+    """
 
     product: np.ndarray
     size: float
     count: int
+    scores: np.ndarray
+    means: np.ndarray
 
 
 def marker_blocks(
@@ -142,6 +165,8 @@ def _block_sums(
     markers: Sequence[MarkerTerm], table: Genotypes, columns: np.ndarray, start: int, stop: int
 ) -> list[MarkerBlock]:
     dosage, missing = table.read(start, stop)
+    if table.root is not None:
+        columns = columns * table.root[:, None]
     right = np.column_stack([np.ones(table.n), columns]).astype(dosage.dtype)
     product = (dosage @ right).astype(np.float64)
     seen = np.full(len(dosage), float(table.n)) if missing is None else (~missing).sum(axis=1).astype(float)
@@ -158,12 +183,20 @@ def _block_sums(
         product = (dosage @ right).astype(np.float64)
     totals = columns.sum(axis=0)
     centred = product[:, 1:] - mean[:, None] * totals
+    sizes = spread
+    if table.root is not None:
+        # only now: means and variances of markers know nothing of the weights
+        weights = table.root**2
+        first, second = (np.einsum("ka,a->k", part, weights) for part in (dosage, dosage**2))
+        sizes = second - 2 * mean * first + mean**2 * weights.sum()
     out = []
     for marker in markers:
         weight = inverse if marker.members is None else inverse * marker.members[start:stop]
         scores = centred * weight[:, None]
         back = (dosage.T @ scores.astype(dosage.dtype)).astype(np.float64) - mean @ scores
-        out.append(MarkerBlock(back, float(spread @ weight), int((weight > 0).sum())))
+        if table.root is not None:
+            back *= table.root[:, None]
+        out.append(MarkerBlock(back, float(sizes @ weight), int((weight > 0).sum()), scores, mean))
     return out
 
 
@@ -193,16 +226,53 @@ def jackknife_blocks(
     sums = [
         (np.zeros((n_blocks, n, c), dtype=dtype), np.zeros(n_blocks), np.zeros(n_blocks, dtype=int)) for _ in markers
     ]
-    tables: dict[int, list[int]] = {}
-    for k, marker in enumerate(markers):
-        tables.setdefault(id(marker.genotypes), []).append(k)
-    for members in tables.values():
+    for members in _by_table(markers):
         for j, parts in marker_blocks([markers[k] for k in members], columns, n_blocks):
             for k, part in zip(members, parts, strict=True):
                 sums[k][0][j] += part.product
                 sums[k][1][j] += part.size
                 sums[k][2][j] += part.count
     return sums
+
+
+def _by_table(markers: Sequence[MarkerTerm]) -> list[list[int]]:
+    """Positions of the bins of each table, which is read once for all of them."""
+    tables: dict[int, list[int]] = {}
+    for k, marker in enumerate(markers):
+        tables.setdefault(id(marker.genotypes), []).append(k)
+    return list(tables.values())
+
+
+def marker_effects(markers: Sequence[MarkerTerm], rests: np.ndarray, variances: np.ndarray) -> list[MarkerEffects]:
+    """BLUPs ``W (s/m) W' V^-1 (y - X b)`` in one reading; eq. HE-17.
+
+    Parameters
+    ----------
+    markers : sequence of MarkerTerm
+    rests : ndarray, n x t
+        ``V^-1 (y - X b)`` of every trait, whitened rows.
+    variances : ndarray, markers x t
+    """
+    blocks: list[list[MarkerBlock]] = [[] for _ in markers]
+    for members in _by_table(markers):
+        for _, parts in marker_blocks([markers[k] for k in members], rests):
+            for k, part in zip(members, parts, strict=True):
+                blocks[k].append(part)
+    out = []
+    for marker, parts, s in zip(markers, blocks, variances, strict=True):
+        scale = s / sum(part.count for part in parts)
+        rows = sum(part.product for part in parts) * scale
+        root = marker.genotypes.root
+        out.append(
+            MarkerEffects(
+                marker.table,
+                marker.genotypes.markers.names,
+                np.concatenate([part.scores for part in parts]) * scale,
+                np.concatenate([part.means for part in parts]),
+                rows if root is None else rows / root[:, None],
+            )
+        )
+    return out
 
 
 # -- what a user gives -----------------------------------------------------------------------------------
@@ -231,18 +301,24 @@ def read_markers(markers: Mapping[str, Any] | None, annotation: Any, design: Des
         raise OptionError(f"markers must be a dict {{'name': table}}, got {type(markers).__name__}.")
     if annotation is not None and len(markers) != 1:
         raise OptionError(f"annotation= splits one table of markers, got {len(markers)}: {shortlist(markers)}.")
+    taken = shortlist(term.label for term in design.terms if term.label in markers)
+    if taken:
+        raise OptionError(f"markers are called {taken} like a random term; give them a name of their own.")
     out: list[MarkerTerm] = []
     for label, table in markers.items():
         found = _genotypes(table, design)
         if annotation is None:
-            out.append(MarkerTerm(str(label), found))
+            out.append(MarkerTerm(str(label), str(label), found))
             continue
         bins = annotation if isinstance(annotation, pd.DataFrame) else pd.DataFrame(np.asarray(annotation))
         if len(bins) != found.m:
             raise OptionError(
                 f"annotation has {len(bins)} rows, '{label}' has {found.m} markers; give one row a marker."
             )
-        out += [MarkerTerm(f"{label}[{name}]", found, bins[name].to_numpy().astype(bool)) for name in bins.columns]
+        out += [
+            MarkerTerm(f"{label}[{name}]", str(label), found, members.to_numpy().astype(bool))
+            for name, members in bins.items()
+        ]
     return tuple(out)
 
 
@@ -250,4 +326,4 @@ def _genotypes(table: Any, design: Design) -> Genotypes:
     markers = genotypes.read_markers(table)
     rows = genotypes.match_rows(markers, design.X.index, design.rows, design.n + design.n_dropped)
     same = len(rows) == markers.n and np.array_equal(rows, np.arange(markers.n))
-    return Genotypes(markers, None if same else rows)
+    return Genotypes(markers, None if same else rows, None if design.weights is None else np.sqrt(design.weights))

@@ -28,6 +28,8 @@ DENSE_LIMIT = 6000
 BLOCK_LIMIT = 3000
 CG_TOLERANCE = 1e-10
 CG_ITERATIONS = 2000
+# Numbers in one n x c array of several traits solved at a time.
+CG_NUMBERS = 20_000_000
 
 
 class Factor(ABC):
@@ -46,6 +48,10 @@ class MixedSystem(ABC):
     @abstractmethod
     def factor(self, relative: Sequence[np.ndarray]) -> Factor:
         """V for one e x e covariance (per unit of residual variance) of each term."""
+
+    def solve_each(self, relatives: Sequence[Sequence[np.ndarray]], rights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """``V_j^-1 U_j`` for the relative covariances of several traits."""
+        return [self.factor(relative).solve(U) for relative, U in zip(relatives, rights, strict=True)]
 
 
 def mixed_system(problem: Problem, with_logdet: bool = False) -> MixedSystem:
@@ -287,13 +293,30 @@ class IterativeSystem(MixedSystem):
 
     def factor(self, relative: Sequence[np.ndarray]) -> Factor:
         """Nothing to factorise."""
+        return _IterativeFactor(self.problem, self._scales(relative)[:, None])
+
+    def solve_each(self, relatives: Sequence[Sequence[np.ndarray]], rights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Many traits at a time, so that kinships and markers are read once an iteration for all of them."""
+        out: list[np.ndarray] = []
+        step = max(1, CG_NUMBERS // max(1, rights[0].size))
+        for start in range(0, len(rights), step):
+            columns = [U.shape[1] for U in rights[start : start + step]]
+            scales = np.column_stack([self._scales(relative) for relative in relatives[start : start + step]])
+            factor = _IterativeFactor(self.problem, np.repeat(scales, columns, axis=1))
+            solved = factor.solve(np.column_stack(rights[start : start + step]))
+            out += np.split(solved, np.cumsum(columns)[:-1], axis=1)
+        return out
+
+    def _scales(self, relative: Sequence[np.ndarray]) -> np.ndarray:
         scales = [1.0]
         scales += [float(relative[c.term][c.a, c.b]) for c in self.problem.components]
         scales += [float(covariance[0, 0]) for covariance in relative[len(self.problem.terms) :]]
-        return _IterativeFactor(self.problem, np.array(scales))
+        return np.array(scales)
 
 
 class _IterativeFactor(Factor):
+    """``scales``: of every component, residual first, for each column or one for all, q+1 x c or 1."""
+
     logdet = np.nan
 
     def __init__(self, problem: Problem, scales: np.ndarray):
@@ -308,7 +331,7 @@ class _IterativeFactor(Factor):
         goal = CG_TOLERANCE**2 * np.maximum(size, 1e-300)
         for _ in range(CG_ITERATIONS):
             parts = apply_components(self.problem, direction)
-            product = np.einsum("i,inc->nc", self.scales, np.array(parts))
+            product = sum(scale * part for scale, part in zip(self.scales, parts, strict=True))
             step = size / np.maximum(np.einsum("nc,nc->c", direction, product), 1e-300)
             solution += step * direction
             rest -= step * product

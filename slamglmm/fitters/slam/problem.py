@@ -351,7 +351,9 @@ def build_problem(
     if asked and n_factors is None:
         k = max(k, min(n - 1, 1))
     most_factors = min(n, p, 2 * default_n_factors(n, p)) if adaptive else k
-    if adaptive:
+    if adaptive and not most_factors:
+        notes.append("n_factors='adaptive': no factors, as for one trait its own variances say everything")
+    elif adaptive:
         notes.append(
             f"n_factors='adaptive': {k} to begin with, at most {most_factors}; in the first three quarters of burn-in "
             "unused factors are dropped (but one) and new ones added when all are used, then the number stays"
@@ -730,9 +732,8 @@ def _check_effects(components: Sequence[Component]) -> None:
         if np.abs(diagonal - mean).max() <= 1e-8 * mean and _unrelated(component.random_effect, mean):
             raise DataError(
                 f"random term '{component.label}' has one record for each level and no relationships between levels, "
-                "so it cannot be told from the residual (its h2 would only repeat the prior). Pass a relationship "
-                f"matrix, relmat={{'{component.label}': K}}, for example K = slamglmm.kinship(markers), or leave the "
-                "term out."
+                f"so it cannot be told from the residual (its h2 would only repeat the prior). {_advice(component)}, "
+                "or leave the term out."
             )
         if component.K is not None and not 0.8 <= mean <= 1.25:
             warn(
@@ -740,6 +741,13 @@ def _check_effects(components: Sequence[Component]) -> None:
                 "the share at one unit of K, not at the average individual; divide K by this number if you want that.",
                 ScaleWarning,
             )
+
+
+def _advice(component: Component) -> str:
+    """What to do about a component whose levels with records are not related."""
+    if component.K is not None:
+        return "In its relationship matrix these are zero (is it an inverse, or of other individuals?). Correct it"
+    return f"Pass a relationship matrix, relmat={{'{component.label}': K}}, for example K = slamglmm.kinship(markers)"
 
 
 def _unrelated(effect: RandomEffect, mean: float) -> bool:
