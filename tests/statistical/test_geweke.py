@@ -682,11 +682,12 @@ LATE = ("rays upwards", "zeros counted in the scale move", "odds of the spike", 
     "error", [pytest.param(error, marks=[pytest.mark.slow] if error in LATE else []) for error in PLANTED]
 )
 def test_planted_errors_are_found(error, monkeypatch):
-    """The power of the test above: each of these must break it, at the same size and the same bound."""
+    """The power of the tests above: each must break the short one, those of LATE the long one."""
     plant, case, loadings = PLANTED[error]
     problem = make(case, loadings, monkeypatch)
     if plant is not None:
         plant(monkeypatch)
-    z = joint_test(problem, chains=150, length=50, draws=4000, seed=1, transition=sweep)
+    chains, length, draws = (400, 150, 30_000) if error in LATE else (150, 50, 4000)
+    z = joint_test(problem, chains=chains, length=length, draws=draws, seed=1, transition=sweep)
     with pytest.raises(AssertionError, match="beyond"):
-        check(z, 149)
+        check(z, chains - 1)
