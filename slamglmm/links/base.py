@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError, OptionError, shortlist
+from ..linalg.fixed_part import FixedPart
 from .data_scale import DataScale
 
 Parameters: TypeAlias = dict[str, np.ndarray]
@@ -34,12 +35,15 @@ class Measurements:
         Positions of these rows in the user's frame.
     n_frame : int
         Rows of that frame.
+    fixed : FixedPart
+        Columns of the fixed effects on these rows.
     """
 
     values: pd.DataFrame
     offset: np.ndarray
     rows: np.ndarray
     n_frame: int
+    fixed: FixedPart
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,7 +58,11 @@ class Measurements:
     def take(self, positions: np.ndarray) -> Measurements:
         """The same on some of the rows."""
         return replace(
-            self, values=self.values.iloc[positions], offset=self.offset[positions], rows=self.rows[positions]
+            self,
+            values=self.values.iloc[positions],
+            offset=self.offset[positions],
+            rows=self.rows[positions],
+            fixed=self.fixed.take(positions),
         )
 
     def by_cell(self, name: str, option: Any) -> np.ndarray:
@@ -110,15 +118,18 @@ class Likelihood(ABC):
         Cells of eta that the data fix: never drawn.
     informative : ndarray of bool, shape (p, n)
         Cells that the data say something about; rows without any are predicted only.
-    center, scale : ndarray, shape (p,)
-        Typical value and spread of each latent trait: priors of variances are relative to ``scale``.
+    base_coef : ndarray, shape (p, b)
+        Effects of the flat columns of `Measurements.fixed` on each latent trait, about: the sampler works with what is
+        left.
+    scale : ndarray, shape (p,)
+        Spread of each latent trait beyond the fixed effects: priors of variances are relative to it.
     """
 
     traits: tuple[str, ...]
     start: np.ndarray
     known: np.ndarray
     informative: np.ndarray
-    center: np.ndarray
+    base_coef: np.ndarray
     scale: np.ndarray
 
     # Parameters that all latent traits share are drawn after all of them.
@@ -182,7 +193,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def with_data(self, data: np.ndarray) -> Likelihood:
-        """The same with other data (shaped as the data columns), same missing cells, center and scale."""
+        """The same with other data (shaped as the data columns), same missing cells, base_coef and scale."""
 
     def data_scales(self) -> tuple[DataScale, ...]:
         """How the data of each latent trait follow from it; empty where they have no one-to-one columns."""
@@ -219,31 +230,52 @@ class Link(ABC):
         """
 
 
-def fill_gaps(values: np.ndarray) -> np.ndarray:
-    """Missing cells at the mean of their trait (zero for a trait without any value)."""
-    seen = ~np.isnan(values)
-    counts = seen.sum(axis=1)
-    means = np.where(seen, values, 0.0).sum(axis=1) / np.maximum(counts, 1)
-    return np.where(seen, values, means[:, None])
+def residual_scales(
+    values: np.ndarray, data: Measurements, what: str = "trait"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Effects of the flat columns on each trait, and the standard deviation of what all fixed effects leave.
 
-
-def center_and_scale(values: np.ndarray, columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each trait over its values.
+    Parameters
+    ----------
+    values : ndarray, shape (p, n)
+        NaN where missing.
+    data : Measurements
+    what : str
+        Name of a column in messages.
 
     Raises
     ------
     DataError
-        Traits that do not vary.
+        Traits that do not vary, or not beyond the fixed effects.
     """
     seen = ~np.isnan(values)
-    counts = seen.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        center = np.where(seen, values, 0.0).sum(axis=1) / counts
-        squares = np.where(seen, values - center[:, None], 0.0) ** 2
-        scale = np.sqrt(squares.sum(axis=1) / (counts - 1))
-    constant = (counts < 2) | ~(scale > 1e-12 * np.maximum(np.abs(center), np.finfo(float).tiny))
+    counts, columns = seen.sum(axis=1), np.array(data.columns)
+    size = np.sqrt(np.where(seen, values, 0.0) ** 2 @ np.ones(values.shape[1]) / np.maximum(counts, 1))
+    with np.errstate(invalid="ignore"):
+        low, high = np.nanmin(values, axis=1, initial=np.inf), np.nanmax(values, axis=1, initial=-np.inf)
+        constant = (counts < 2) | ~(high - low > 1e-12 * np.maximum(size, np.finfo(float).tiny))
     if constant.any():
         raise DataError(
-            f"trait(s) {shortlist(np.array(columns)[constant])} are constant over their observed rows. Leave them out."
+            f"{what}(s) {shortlist(columns[constant])} are constant over their observed rows. Leave them out."
         )
-    return center, scale
+    coef, scale = data.fixed.residual_scales(values, data.columns)
+    few = np.isnan(scale)
+    if few.any():
+        j = int(np.flatnonzero(few)[0])
+        raise DataError(
+            f"{what}(s) {shortlist(columns[few])} have no more observed rows than fixed effects (first: {counts[j]} rows, "
+            f"{data.fixed.b} columns), so nothing is left to estimate variances from. Leave them out, or use fewer "
+            "fixed effects."
+        )
+    exact = ~(scale > 1e-12 * size)
+    if exact.any():
+        raise DataError(
+            f"{what}(s) {shortlist(columns[exact])} are explained exactly by the fixed effects, so their variances are "
+            "zero. Is a trait among its own covariates?"
+        )
+    return coef, scale
+
+
+def fill_gaps(values: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Missing cells at what the fixed effects say, ``base`` (p, n)."""
+    return np.where(np.isnan(values), base, values)

@@ -10,6 +10,7 @@ from scipy.special import expit, gammaln
 
 from .._kernels.counts import draw_binomial_eta
 from ..errors import DataError, OptionError, shortlist
+from ..linalg.fixed_part import likelihood_regression, weighted_regression
 from .base import Likelihood, Link, Measurements, Parameters
 from .counts import check_counts
 from .data_scale import DataScale, LogitScale
@@ -29,7 +30,7 @@ class Binomial(Link):
     trials: Any = field(repr=False)
 
     def prepare(self, data: Measurements) -> BinomialLikelihood:
-        """Start between the trait's logit and that of the cell, by what its trials are worth."""
+        """Start between the fixed effects and the logit of the cell, by what its trials are worth."""
         return _lay_out(data, self.trials)
 
 
@@ -72,22 +73,42 @@ def _lay_out(data: Measurements, option: Any) -> BinomialLikelihood:
         raise DataError(
             f"trait(s) {shortlist(np.array(data.columns)[flat])} have only successes or only failures. Leave them out."
         )
-    share = successes.sum(axis=1) / n_trials
-    unit = share * (1.0 - share)
-    # E (y - N m)^2 = N m (1-m) + N (N-1) (m (1-m))^2 v to first order, for a latent variance v.
-    scatter = (np.where(seen, (successes - trials * share[:, None]) ** 2, 0.0)).sum(axis=1) - n_trials * unit
-    pairs = (trials * (trials - 1.0)).sum(axis=1) * unit**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = np.where(pairs > 0, scatter / pairs, 1.0)
-    noise = 1.0 / (n_trials / seen.sum(axis=1) * unit)
-    variance = np.clip(variance, np.where(pairs > 0, 0.05 * noise, 0.0), 4.0)
-    center = np.log(share / (1.0 - share))
     offset = np.broadcast_to(data.offset, y.shape)
+    b = data.fixed.b
+    coef, share, left = np.empty((len(y), b)), np.empty(y.shape), np.empty(len(y))
+    for traits, design in data.fixed.designs(data.columns):
+        joint = _logit_regression(successes[traits], trials[traits], offset[traits], design)
+        coef[traits] = joint[:, :b]
+        share[traits] = expit(offset[traits] + joint @ design)
+        counts = seen[traits].sum(axis=1)
+        left[traits] = np.maximum(counts - len(design), 1) / counts
+    unit = np.where(seen, share * (1.0 - share), 0.0)
+    # E (y - N m)^2 = N m (1-m) + N (N-1) (m (1-m))^2 v to first order, for a latent variance v.
+    rest = np.where(seen, (successes - trials * share) ** 2, 0.0).sum(axis=1) / left
+    pairs = (trials * (trials - 1.0) * unit**2).sum(axis=1)
+    of_noise = (trials * unit).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.where(pairs > 0, (rest - of_noise) / pairs, 1.0)
+    noise = seen.sum(axis=1) / of_noise
+    variance = np.clip(variance, np.where(pairs > 0, 0.05 * noise, 0.0), 4.0)
+    base = coef @ data.fixed.flat
     guess = np.log((successes + 0.5) / (trials - successes + 0.5)) - offset
-    worth = variance[:, None] / (variance[:, None] + 1.0 / np.maximum(trials * unit[:, None], 0.1))
-    start = center[:, None] + np.where(seen, worth * (guess - center[:, None]), 0.0)
+    worth = variance[:, None] / (variance[:, None] + 1.0 / np.maximum(trials * unit, 0.1))
+    start = base + np.where(seen, worth * (guess - base), 0.0)
     known = np.zeros_like(seen)
-    return BinomialLikelihood(data.columns, start, known, seen, center, np.sqrt(variance), y, trials, offset)
+    return BinomialLikelihood(data.columns, start, known, seen, coef, np.sqrt(variance), y, trials, offset)
+
+
+def _logit_regression(successes: np.ndarray, trials: np.ndarray, offset: np.ndarray, design: np.ndarray) -> np.ndarray:
+    """Coefficients of a logistic regression of each trait, shape (p, q)."""
+
+    def slopes(eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        share = expit(eta + offset)
+        return successes - trials * share, trials * share * (1.0 - share)
+
+    share = (successes + 0.5) / (trials + 1.0)
+    first = weighted_regression(design, np.log(share / (1.0 - share)) - offset, trials * share * (1.0 - share))
+    return likelihood_regression(design, first, slopes)
 
 
 @dataclass(frozen=True)

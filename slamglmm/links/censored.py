@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..errors import DataError, OptionError, shortlist
 from ..linalg.truncated_normal import draw_truncated_normal
-from .base import Likelihood, Link, Measurements, Parameters, center_and_scale, fill_gaps
+from .base import Likelihood, Link, Measurements, Parameters, fill_gaps, residual_scales
 from .data_scale import DataScale, IdentityScale
 
 
@@ -65,10 +65,11 @@ class Censored(Link):
         with np.errstate(invalid="ignore"):
             near = np.where(np.isneginf(lower), upper, np.where(np.isposinf(upper), lower, 0.5 * (lower + upper)))
         near = np.where(np.isnan(values), np.nan, near)
-        center, scale = center_and_scale(near, data.columns)
+        coef, scale = residual_scales(near, data)
+        start = fill_gaps(near, coef @ data.fixed.flat)
         known = lower == upper
         return CensoredLikelihood(
-            data.columns, fill_gaps(near), known, ~np.isnan(values), center, scale, lower, upper, scheme, data.offset
+            data.columns, start, known, ~np.isnan(values), coef, scale, lower, upper, scheme, data.offset
         )
 
 

@@ -10,6 +10,7 @@ from scipy.special import gammaln
 
 from .._kernels.counts import draw_binomial_eta, draw_poisson_eta, sum_negative_binomial
 from ..errors import DataError, OptionError, shortlist
+from ..linalg.fixed_part import likelihood_regression, weighted_regression
 from .base import Likelihood, Link, Measurements, Parameters
 from .data_scale import CountScale, DataScale
 from .log_concave import draw_cells
@@ -34,7 +35,7 @@ class Poisson(Link):
     size_factors: Any = field(default=None, repr=False)
 
     def prepare(self, data: Measurements) -> PoissonLikelihood:
-        """Start between the trait's mean and the logarithm of the count, by what a count of that mean is worth."""
+        """Start between the fixed effects and the logarithm of the count, by what a count of that mean is worth."""
         return PoissonLikelihood(**_lay_out(data, self.size_factors, np.zeros(len(data.columns))))
 
 
@@ -113,29 +114,52 @@ def _lay_out(data: Measurements, size_factors: Any, dispersion: np.ndarray) -> d
     if not total.all():
         zero = np.array(data.columns)[total == 0]
         raise DataError(f"trait(s) {shortlist(zero)} have no counts above zero. Leave them out.")
-    expected = np.where(seen, np.exp(offset), 0.0)
-    mean = total / expected.sum(axis=1)
-    # E (y - s m)^2 = s m + (s m)^2 (e^v (1 + d) - 1), for a latent variance v.
-    model = mean[:, None] * expected
-    excess = ((counts - model) ** 2 - model).sum(axis=1) / (model**2).sum(axis=1)
+    b = data.fixed.b
+    coef, model, left = np.empty((len(y), b)), np.empty(y.shape), np.empty(len(y))
+    for traits, design in data.fixed.designs(data.columns):
+        joint = _log_regression(counts[traits], seen[traits], offset[traits], design)
+        coef[traits] = joint[:, :b]
+        model[traits] = np.where(seen[traits], np.exp(np.minimum(offset[traits] + joint @ design, MOST_LOG_MEAN)), 0.0)
+        left[traits] = _share_left(seen[traits], len(design))
+    # E (y - s m)^2 = s m + (s m)^2 (e^v (1 + d) - 1), for a latent variance v; m follows the data by its columns.
+    excess = (((counts - model) ** 2).sum(axis=1) / left - total) / (model**2).sum(axis=1)
     variance = np.log(np.maximum((1.0 + excess) / (1.0 + dispersion), 1.0))
     # Like `GaussianWeights`: at least a twentieth of what the noise of a typical count amounts to.
-    noise = 1.0 / (model.sum(axis=1) / seen.sum(axis=1)) + dispersion
+    noise = 1.0 / (total / seen.sum(axis=1)) + dispersion
     variance = np.maximum(variance, 0.05 * noise)
-    center = np.log(mean) - 0.5 * variance
-    worth = variance[:, None] / (variance[:, None] + 1.0 / np.where(seen, model, 1.0) + dispersion[:, None])
+    # The mean of e^eta is above that of eta.
+    coef -= 0.5 * variance[:, None] * data.fixed.of_constant
+    base = coef @ data.fixed.flat
+    worth = variance[:, None] / (variance[:, None] + 1.0 / np.where(seen, np.maximum(model, 1e-9), 1.0) + dispersion[:, None])
     guess = np.log(counts + 0.5) - offset
-    start = center[:, None] + np.where(seen, worth * (guess - center[:, None]), 0.0)
+    start = base + np.where(seen, worth * (guess - base), 0.0)
     return {
         "traits": data.columns,
         "start": start,
         "known": np.zeros_like(seen),
         "informative": seen,
-        "center": center,
+        "base_coef": coef,
         "scale": np.sqrt(variance),
         "y": y,
         "offset": offset,
     }
+
+
+def _log_regression(counts: np.ndarray, seen: np.ndarray, offset: np.ndarray, design: np.ndarray) -> np.ndarray:
+    """Coefficients of a Poisson regression of each trait, shape (p, q)."""
+
+    def slopes(eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean = np.where(seen, np.exp(np.minimum(eta + offset, MOST_LOG_MEAN)), 0.0)
+        return np.where(seen, counts - mean, 0.0), mean
+
+    first = weighted_regression(design, np.log(counts + 0.5) - offset, np.where(seen, counts + 0.5, 0.0))
+    return likelihood_regression(design, first, slopes)
+
+
+def _share_left(seen: np.ndarray, columns: int) -> np.ndarray:
+    """Share of the degrees of freedom of each trait that its regression leaves, shape (p,)."""
+    counts = seen.sum(axis=1)
+    return np.asarray(np.maximum(counts - columns, 1) / counts)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, OptionError, shortlist
-from .base import Likelihood, Link, Measurements, Parameters, center_and_scale
+from ..linalg.fixed_part import weighted_regression
+from .base import Likelihood, Link, Measurements, Parameters, residual_scales
 from .data_scale import DataScale, IdentityScale
 from .pseudo import draw_given_pseudo
 
@@ -27,7 +28,7 @@ class GaussianWeights(Link):
     weights: Any = field(repr=False)
 
     def prepare(self, data: Measurements) -> WeightedLikelihood:
-        """Cells start between the trait's mean and their value, by what the value is worth; an offset comes off."""
+        """Cells start between the fixed effects and their value, by what the value is worth; an offset comes off."""
         values = data.by_column - data.offset
         weights = data.by_cell("weights", self.weights)
         bad = np.isnan(weights) & ~np.isnan(values) | (weights < 0)
@@ -45,48 +46,62 @@ class GaussianWeights(Link):
                 "Leave them out, or give them weights."
             )
         values = np.where(weights > 0, values, np.nan)
-        center_and_scale(values, data.columns)
-        center, scale = spread_beyond_noise(values, weights)
+        _, plain = residual_scales(values, data)
+        coef, scale = np.empty((len(values), data.fixed.b)), np.empty(len(values))
+        for traits, design in data.fixed.designs(data.columns):
+            joint, scale[traits] = spread_beyond_noise(values[traits], weights[traits], design, plain[traits])
+            coef[traits] = joint[:, : data.fixed.b]
         known = np.isinf(weights)
         finite = np.where(known, 0.0, weights)
-        filled = np.where(weights > 0, values, center[:, None])
+        base = coef @ data.fixed.flat
+        filled = np.where(weights > 0, values, base)
         with np.errstate(divide="ignore"):
             trust = scale[:, None] ** 2 / (scale[:, None] ** 2 + 1.0 / weights)
-        start = np.where(known, filled, center[:, None] + trust * (filled - center[:, None]))
+        start = np.where(known, filled, base + trust * (filled - base))
         return WeightedLikelihood(
-            data.columns, start, known, weights > 0, center, scale, finite, finite * filled, data.offset
+            data.columns, start, known, weights > 0, coef, scale, finite, finite * filled, data.offset
         )
 
 
-def spread_beyond_noise(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of what was seen with noise of variance 1/w, trait by trait (Paule & Mandel 1982).
+def spread_beyond_noise(
+    values: np.ndarray, weights: np.ndarray, design: np.ndarray, plain: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Regression of what was seen with noise of variance 1/w, and the standard deviation beyond it and the noise.
 
-    With infinite weights they are the mean and the standard deviation of the values. The variance is at least a
-    twentieth of the noise's (of the mean precision).
+    Trait by trait, by moments (Paule & Mandel 1982). With infinite weights it is least squares. The variance is at
+    least a twentieth of the noise's (of the mean precision).
 
     Parameters
     ----------
     values, weights : ndarray, shape (p, n)
         Values NaN where the weight is zero.
+    design : ndarray, shape (q, n)
+    plain : ndarray, shape (p,)
+        Standard deviation that least squares leave.
+
+    Returns
+    -------
+    coef : ndarray, shape (p, q)
+    scale : ndarray, shape (p,)
     """
     seen = weights > 0
-    y = np.where(seen, values, 0.0)
     with np.errstate(divide="ignore"):
         noise = np.where(seen, 1.0 / weights, np.inf)
         floor = 0.05 * seen.sum(axis=1) / weights.sum(axis=1)
-    degrees = seen.sum(axis=1) - 1
-    plain = np.where(seen, y - (y.sum(axis=1) / (degrees + 1))[:, None], 0.0)
-    # Never beyond the plain variance: the sum below falls as the variance grows, so halving finds its place.
-    low, high = np.zeros(len(y)), 2.0 * np.square(plain).sum(axis=1) / degrees
+    y = np.where(seen, values, 0.0)
+    rank = np.linalg.matrix_rank(design)
+    ranks = [rank if cells.all() else np.linalg.matrix_rank(design[:, cells]) for cells in seen]
+    degrees = seen.sum(axis=1) - np.array(ranks)
+    # Hardly beyond the plain variance: the sum below falls as the variance grows, so halving finds its place.
+    low, high = np.zeros(len(y)), 2.0 * plain**2
     for _ in range(40):
         variance = 0.5 * (low + high)
         precision = 1.0 / (variance[:, None] + noise)
-        center = (precision * y).sum(axis=1) / precision.sum(axis=1)
-        scatter = (precision * (y - center[:, None]) ** 2).sum(axis=1)
+        rest = y - weighted_regression(design, y, precision) @ design
+        scatter = (precision * rest**2).sum(axis=1)
         low, high = np.where(scatter > degrees, variance, low), np.where(scatter > degrees, high, variance)
     variance = np.maximum(0.5 * (low + high), floor)
-    precision = 1.0 / (variance[:, None] + noise)
-    return (precision * y).sum(axis=1) / precision.sum(axis=1), np.sqrt(variance)
+    return weighted_regression(design, y, 1.0 / (variance[:, None] + noise)), np.sqrt(variance)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .base import Likelihood, Link, Measurements, Parameters, center_and_scale, fill_gaps
+from .base import Likelihood, Link, Measurements, Parameters, fill_gaps, residual_scales
 from .data_scale import DataScale, IdentityScale
 
 
@@ -15,13 +15,15 @@ class Identity(Link):
     """``y_ij = eta_ij`` where observed."""
 
     def prepare(self, data: Measurements) -> IdentityLikelihood:
-        """Missing cells start at the trait's mean; an offset comes off."""
+        """Missing cells start at what the fixed effects say; an offset comes off."""
         values = data.by_column
         if data.offset.any():
             values = values - data.offset
-        center, scale = center_and_scale(values, data.columns)
+        coef, scale = residual_scales(values, data)
         seen = ~np.isnan(values)
-        return IdentityLikelihood(data.columns, fill_gaps(values), seen, seen, center, scale, data.offset)
+        if not seen.all():
+            values = fill_gaps(values, coef @ data.fixed.flat)
+        return IdentityLikelihood(data.columns, values, seen, seen, coef, scale, data.offset)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 
 from ..errors import DataError, OptionError, shortlist
-from .base import Likelihood, Link, Measurements, Parameters
+from .base import Likelihood, Link, Measurements, Parameters, residual_scales
 from .cross_products import CrossProducts
 from .pseudo import draw_given_pseudo
 
@@ -29,7 +29,7 @@ class Probes(Link):
         several genes.
     noise_V, noise_nu : float
         Prior of the noise: ``phi_q s_q^2 ~ Ga(noise_nu - 1, noise_nu noise_V)``, with ``s_q^2`` the variance of the
-        probe.
+        probe beyond the fixed effects.
     """
 
     genes: Any = field(repr=False)
@@ -50,25 +50,27 @@ class Probes(Link):
             values = values - np.outer(weights.sum(axis=1), data.offset)
         seen = ~np.isnan(values)
         counts = seen.sum(axis=1)
-        level = np.where(seen, values, 0.0).sum(axis=1) / counts
-        rest = np.where(seen, values - level[:, None], 0.0)
-        variance = (rest**2).sum(axis=1) / np.maximum(counts - 1, 1)
-        constant = ~(variance > 1e-24 * np.maximum(level**2, np.finfo(float).tiny))
-        if constant.any():
-            raise DataError(f"probe(s) {shortlist(np.array(data.columns)[constant])} are constant. Leave them out.")
+        # Every probe has a level of its own.
+        fixed = data.fixed.with_constant()
+        coef, sd = residual_scales(values, replace(data, fixed=fixed), "probe")
+        variance = sd**2
+        rest = np.where(seen, values - coef @ fixed.flat, 0.0)
         sets = _gene_sets(weights, seen, genes)
         solve = splu((weights.T @ weights).tocsc()).solve
-        # Each gene's mean, and what is particular to each probe.
-        center = solve(weights.T @ level)
+        # What the fixed effects do to each gene, and what is particular to each row; a probe's level is what is left.
+        of_gene = solve(weights.T @ coef[:, : data.fixed.b])
+        base = of_gene @ data.fixed.flat
+        level = np.where(seen, values - weights @ base, 0.0).sum(axis=1) / counts
         deviations = solve(np.ascontiguousarray(weights.T @ rest))
+        spread = np.sqrt((deviations**2).sum(axis=1) / max(1, rest.shape[1] - fixed.b))
         noise = ((rest - np.where(seen, weights @ deviations, 0.0)) ** 2).sum(axis=1) / counts
         return ProbeLikelihood(
             traits=genes,
-            start=center[:, None] + deviations,
+            start=base + deviations,
             known=np.zeros(deviations.shape, dtype=bool),
             informative=(abs(weights).T @ seen.astype(float)) > 0,
-            center=center,
-            scale=np.maximum(deviations.std(axis=1), 0.05 * np.sqrt(abs(weights).T @ variance)),
+            base_coef=of_gene,
+            scale=np.maximum(spread, 0.05 * np.sqrt(abs(weights).T @ variance)),
             probes=data.columns,
             weights=weights,
             offset=data.offset,
@@ -77,7 +79,7 @@ class Probes(Link):
             sets=sets,
             noise_shape=self.noise_nu - 1.0,
             noise_rate=self.noise_nu * self.noise_V * variance,
-            first_mean=level - weights @ center,
+            first_mean=level - weights @ solve(weights.T @ level),
             first_noise=np.maximum(noise, 0.1 * variance),
         )
 

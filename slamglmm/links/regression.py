@@ -14,6 +14,7 @@ import pandas as pd
 from ..design import Design, design
 from ..design.columns import open_frame, take_columns
 from ..errors import DataError, OptionError, shortlist
+from ..linalg.fixed_part import FixedPart
 from .base import Likelihood, Link, Measurements, Parameters
 from .cross_products import CrossProducts
 
@@ -162,7 +163,7 @@ class Regression(Link):
                 records = Records(made.X.to_numpy()[seen[made.rows]], codes[seen].astype(np.intp), len(data.rows))
                 _check_basis(str(name), records.X, list(made.X.columns))
                 grams, which = records.grams()
-                starts.append(start_curves(records, grams, which, y[seen], str(name)))
+                starts.append(start_curves(records, grams, which, y[seen], data.fixed, str(name)))
                 products = CrossProducts.of(grams, which)
                 curves.append(Curves.around(records, seen, products, starts[-1].eta, y[seen]))
                 values.append(y)
@@ -173,7 +174,7 @@ class Regression(Link):
             start=eta,
             known=np.zeros(eta.shape, dtype=bool),
             informative=np.ones(eta.shape, dtype=bool),
-            center=np.concatenate([start.center for start in starts]),
+            base_coef=np.concatenate([start.coef for start in starts]),
             scale=np.concatenate([start.scale for start in starts]),
             measured=tuple(self._measured),
             values=np.array(values),
@@ -405,49 +406,59 @@ class CurveStart:
     Attributes
     ----------
     eta : ndarray, shape (b, n)
-    center, scale : ndarray, shape (b,)
-        Mean of the coefficients and their standard deviation among individuals.
+    coef : ndarray, shape (b, columns)
+        Effects of the flat fixed effects on the coefficients of the curves.
+    scale : ndarray, shape (b,)
+        Standard deviation of the coefficients among individuals beyond the fixed effects.
     noise_var : float
     spread : float
-        Variance of the measurements around one curve for all.
+        Variance of the measurements around curves that only the fixed effects tell apart.
     """
 
     eta: np.ndarray
-    center: np.ndarray
+    coef: np.ndarray
     scale: np.ndarray
     noise_var: float
     spread: float
 
 
-def start_curves(records: Records, grams: np.ndarray, which: np.ndarray, y: np.ndarray, name: str) -> CurveStart:
-    """Fit ``eta_i ~ N(center, diag(scale^2))`` by EM, a few steps of it.
+def start_curves(
+    records: Records, grams: np.ndarray, which: np.ndarray, y: np.ndarray, fixed: FixedPart, name: str
+) -> CurveStart:
+    """Fit ``eta_i ~ N(coef x_i, diag(scale^2))`` by EM, a few steps of it.
 
     Least squares of each individual would make the coefficients far too variable where measurements are few.
 
     Raises
     ------
     DataError
-        Measurements that one curve for all fits exactly.
+        Measurements that curves of the fixed effects fit exactly.
     """
     N, b = records.X.shape
-    center, *_ = np.linalg.lstsq(records.X, y, rcond=None)
-    rest = y - records.X @ center
-    spread = float(rest @ rest) / max(1, N - b)
+    flat = fixed.flat
+    # Each coefficient of the curve has every fixed effect.
+    crossed = (records.X[:, :, None] * flat.T[records.codes][:, None, :]).reshape(N, -1)
+    joint, _, rank, _ = np.linalg.lstsq(crossed, y, rcond=None)
+    coef = joint.reshape(b, len(flat))
+    rest = y - crossed @ joint
+    spread = float(rest @ rest) / max(1, N - rank)
     if not spread > 1e-20 * max(float(y @ y) / N, np.finfo(float).tiny):
-        raise DataError(f"Regression: one curve for all fits '{name}' exactly. Leave the trait out.")
+        raise DataError(f"Regression: the fixed effects and one curve for all fit '{name}' exactly. Leave the trait out.")
     noise_var = 0.5 * spread
-    size = np.einsum("maa,m->a", grams, np.bincount(which, minlength=len(grams))) / N
-    var = 0.5 * spread / (b * size)
     counts = np.bincount(which, minlength=len(grams))
+    size = np.einsum("maa,m->a", grams, counts) / N
+    var = 0.5 * spread / (b * size)
+    to_coef = np.linalg.pinv(flat)
+    left = max(1, records.n - np.linalg.matrix_rank(flat)) / records.n if len(flat) else 1.0
     for _ in range(START_ITERATIONS):
         cov = np.linalg.inv(grams / noise_var + np.diag(1.0 / var))
-        # Deviations of the coefficients from the centre, given the data.
+        # Deviations of the coefficients from what the fixed effects say, given the data.
         step = np.einsum("iab,bi->ai", cov[which], records.sums(rest)) / noise_var
-        shift = step.mean(axis=1)
+        shift = step @ to_coef
         uncertain = np.einsum("maa,m->a", cov, counts)
         noise_var = (np.sum((rest - records.curves(step)) ** 2) + np.einsum("mab,mba,m->", grams, cov, counts)) / N
-        var = np.mean((step - shift[:, None]) ** 2, axis=1) + uncertain / records.n
-        eta = center[:, None] + step
-        center = center + shift
-        rest = y - records.X @ center
-    return CurveStart(eta, center, np.sqrt(var), float(noise_var), spread)
+        var = (np.mean((step - shift @ flat) ** 2, axis=1) + uncertain / records.n) / left
+        eta = coef @ flat + step
+        coef = coef + shift
+        rest = y - records.curves(coef @ flat)
+    return CurveStart(eta, coef, np.sqrt(var), float(noise_var), spread)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import OptionError
-from .fixef import Covariates, EffectScales, FixefPrior, lay_out_covariates
+from .fixef import Covariates, EffectScales, FixefPrior, flat_columns, lay_out_covariates
 from .fixef_horseshoe import HorseshoeEffects
 from .fixef_shared import FlatEffects, SharedEffects
 from .h2_grid import H2Prior, ShareGrid, prior_masses, share_grid
@@ -56,6 +56,7 @@ __all__ = [
     "ThreeParameterBeta",
     "TraitPrecisions",
     "VarianceComponents",
+    "flat_columns",
     "lay_out_covariates",
     "prior_masses",
     "share_grid",

@@ -118,6 +118,12 @@ class FixefPrior(ABC):
         """Update the scales given standardised squares ``tau s^2 b^2`` (p, b) and ``kappa s^2 b_F^2`` (k, b_F)."""
 
 
+def flat_columns(x: np.ndarray, prior: FixefPrior) -> np.ndarray:
+    """Which columns of ``x`` (b, n) have flat effects on traits, shape (b,); a constant one is their intercept."""
+    constant = x.var(axis=1) <= 1e-20 * np.mean(x * x, axis=1)
+    return np.asarray(constant | (not prior.shrinks_traits))
+
+
 def lay_out_covariates(
     x: np.ndarray, names: list[str], x_factor: np.ndarray, factor_names: list[str], prior: FixefPrior
 ) -> Covariates:
@@ -130,9 +136,7 @@ def lay_out_covariates(
     prior : FixefPrior
     """
     trait_square, factor_square = x.var(axis=1), x_factor.var(axis=1)
-    # A constant column is the traits' intercept.
-    varies = trait_square > 1e-20 * np.mean(x * x, axis=1)
-    shrunk = [name for name, yes in zip(names, varies, strict=True) if yes and prior.shrinks_traits]
+    shrunk = [name for name, yes in zip(names, flat_columns(x, prior), strict=True) if not yes]
     known = list(dict.fromkeys([*shrunk, *factor_names]))
     trait = [known.index(name) if name in shrunk else -1 for name in names]
     factor = [known.index(name) for name in factor_names]

@@ -39,7 +39,7 @@ def simulate_priors(
     if isinstance(priors.residual, VarianceComponents):
         # Their labels are not known here: the random effect is whichever is not the residual.
         labels = [name for name in _labels(priors.residual) if name != "Residual"][:1] or ["g"]
-        residual, masses = priors.residual.on_grid(labels, grid, np.ones(1))
+        residual, masses = priors.residual.on_grid(labels, grid, np.ones(1), np.ones(len(labels)))
         shape, rate = float(residual.shape[0]), residual.rate[0]
     else:
         shape, rate = priors.residual.shape, np.full(len(share), priors.residual.rate)

@@ -45,7 +45,8 @@ class VarianceComponents:
     nu : float or dict
         Degrees of freedom, the same way.
     relative : bool
-        Whether V is a share of each trait's variance; otherwise it is in squared units of the data.
+        Whether V is a share of each trait's variance beyond the fixed effects; otherwise it is in squared units of the
+        data. Of a slope, relative V is for one root mean square of its covariate, the other for one unit.
     """
 
     V: float | Mapping[str, float]
@@ -59,7 +60,9 @@ class VarianceComponents:
             if not all(isinstance(number, (int, float)) and 0 < number < np.inf for number in numbers):
                 raise OptionError(f"VarianceComponents({name}={value!r}): expected positive numbers.")
 
-    def on_grid(self, labels: Sequence[str], grid: ShareGrid, scale: np.ndarray) -> tuple[TraitPrecisions, np.ndarray]:
+    def on_grid(
+        self, labels: Sequence[str], grid: ShareGrid, scale: np.ndarray, units: np.ndarray
+    ) -> tuple[TraitPrecisions, np.ndarray]:
         """The same prior as shares on a grid and a precision given the share.
 
         Parameters
@@ -69,6 +72,8 @@ class VarianceComponents:
         grid : ShareGrid
         scale : ndarray, shape (p,)
             What each trait was divided by.
+        units : ndarray, shape (n_effects,)
+            What the column of each random effect was divided by.
 
         Returns
         -------
@@ -79,6 +84,8 @@ class VarianceComponents:
         """
         names = [*labels, RESIDUAL]
         V, nu = self._by_name("V", names), self._by_name("nu", names)
+        if not self.relative:
+            V = V * np.append(units, 1.0) ** 2
         shares = np.column_stack((grid.shares, grid.residual_share))
         inside = np.all(shares > 1e-12, axis=1)
         parts = np.where(inside[:, None], shares, 1.0)

@@ -48,11 +48,20 @@ class Continuation(Protocol):
 
 @dataclass(frozen=True)
 class ComponentLabel:
-    """One variance share: its label, the term of the design it belongs to, and its column there."""
+    """One variance share: its label, the term of the design it belongs to, and its column there.
+
+    Attributes
+    ----------
+    label, term : str
+    effect : int
+    unit : float
+        Root mean square of that column: shares and `h2` are at this value of it, variances and effects are of one.
+    """
 
     label: str
     term: str
     effect: int
+    unit: float = 1.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,6 +117,8 @@ class SlamResult(Result):
     def h2(self, prob: float = 0.9, *, scale: Literal["latent", "data"] = "latent") -> pd.DataFrame:
         """Heritability (variance share of each random effect) of every trait.
 
+        The share of a slope is that at the root mean square of its covariate, over the rows of the fit.
+
         Parameters
         ----------
         prob : float
@@ -125,7 +136,7 @@ class SlamResult(Result):
         if _is_data(scale) and self.data_scales:
             chosen = self._data_draws
             slope, total = self._data_moments
-            additive = [slope**2 * _pooled(self.variance_draws(name).to_numpy())[chosen] for name in self._terms]
+            additive = [slope**2 * _pooled(self._variance_part(name))[chosen] for name in self._terms]
             values = np.stack([of_term / total for of_term in additive], axis=1)[None]
         else:
             values = self._h2_draws("h2()")
@@ -142,14 +153,15 @@ class SlamResult(Result):
         -------
         DataFrame
             Index (term, trait), the residual's term being "Residual"; columns mean, sd, lower, upper (squared units of
-            the trait) and share, the posterior mean of the variance share.
+            the trait; of a slope, for one unit of its covariate) and share, the posterior mean of the variance share
+            (of a slope, at the root mean square of its covariate).
         """
         names = [*self._terms, RESIDUAL]
-        of_terms = [self.variance_draws(name).to_numpy() for name in names]
-        total = np.sum(of_terms, axis=0)
+        parts = [self._variance_part(name) for name in names]
+        total = np.sum(parts, axis=0)
         tables = []
-        for draws in of_terms:
-            table = _interval_table(draws, pd.Index(self.traits, name="trait"), prob)
+        for name, draws in zip(names, parts, strict=True):
+            table = _interval_table(draws / self._square_unit(name), pd.Index(self.traits, name="trait"), prob)
             table["share"] = (draws / total).mean(axis=(0, 1))
             tables.append(table)
         return pd.concat(tables, keys=names, names=["term"])
@@ -660,7 +672,7 @@ class SlamResult(Result):
 
     def _variance_of(self, names: Sequence[str]) -> np.ndarray:
         """Draws of the latent variance of some random effects together, (chain, draw, trait)."""
-        return np.sum([self.variance_draws(name).to_numpy() for name in names], axis=0)
+        return np.sum([self._variance_part(name) for name in names], axis=0)
 
     def _all_data_scales(self) -> list[TraitScale]:
         scales = [of for of in self.data_scales if of is not None]
@@ -763,15 +775,15 @@ class SlamResult(Result):
             for trait in basis.measured:
                 columns = self.traits.get_indexer(basis.coefficients(trait))
                 loadings = self._loadings[..., columns] @ X.T
-                parts = {name: self._parts(name) for name in names}
-                draws = {
-                    name: covariance.variances(loadings, share, own[..., columns] @ (X**2).T)
-                    for name, (share, own) in parts.items()
-                }
-                total = np.sum(list(draws.values()), axis=0)
+                draws = {}
+                for name in names:
+                    share, own = self._parts(name)
+                    draws[name] = covariance.variances(loadings, share, own[..., columns] @ (X**2).T)
+                parts = {name: of_term * self._square_unit(name) for name, of_term in draws.items()}
+                total = np.sum(list(parts.values()), axis=0)
                 for name, of_term in draws.items():
                     table = _interval_table(of_term, times.index, prob)
-                    table["share"] = (of_term / total).mean(axis=(0, 1))
+                    table["share"] = (parts[name] / total).mean(axis=(0, 1))
                     tables.append(pd.concat([times, table], axis=1).assign(trait=trait, term=name))
         out = pd.concat(tables, ignore_index=True)
         return out[["trait", "term", *(name for name in out.columns if name not in ("trait", "term"))]]
@@ -1010,8 +1022,16 @@ class SlamResult(Result):
             return self._values("h2")
         if not self._has_h2:
             raise self._not_stored(what, ("h2",), "'G_diag' and 'R_diag'")
-        of_terms = np.stack([self.variance_draws(name).to_numpy() for name in [*self._terms, RESIDUAL]], axis=2)
+        of_terms = np.stack([self._variance_part(name) for name in [*self._terms, RESIDUAL]], axis=2)
         return of_terms[:, :, :-1] / of_terms.sum(axis=2, keepdims=True)
+
+    def _square_unit(self, name: str) -> float:
+        """What the variance of one unit of a random effect is multiplied by to be its part of a trait's variance."""
+        return 1.0 if name == RESIDUAL else self._component(name).unit ** 2
+
+    def _variance_part(self, name: str) -> np.ndarray:
+        """Draws of a random effect's part in the variance of the traits, (chain, draw, trait)."""
+        return self.variance_draws(name).to_numpy() * self._square_unit(name)
 
     def _variances(self, name: str) -> np.ndarray | None:
         """Draws of the diagonal of G or R, (chain, draw, trait); None when they were not stored."""
@@ -1054,13 +1074,13 @@ class SlamResult(Result):
         return pd.DataFrame(values, index=term.levels.rename(term.group), columns=self.traits)
 
     def _parts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Share of a term in each factor and its part of each trait's own variance, with chain and draw."""
+        """Variance of a term in each factor and in each trait's own part, with chain and draw."""
         factor, own = self._values("h2_factor"), self._values("h2_residual")
         variance = self._values("residual_var")
         if name == RESIDUAL:
             return 1.0 - factor.sum(axis=2), (1.0 - own.sum(axis=2)) * variance
-        m = self._terms.index(name)
-        return factor[:, :, m], own[:, :, m] * variance
+        m, square = self._terms.index(name), self._square_unit(name)
+        return factor[:, :, m] / square, own[:, :, m] * variance / square
 
     def _stacked(self, name: str, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not self._has(PARTS):

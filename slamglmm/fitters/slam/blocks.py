@@ -956,7 +956,7 @@ def draw_scattered(problem: Problem, group: TraitGroup, state: State, block: sli
 def draw_linked_traits(problem: Problem, state: State, pool: BlockPool, watch: Watch | None = None) -> None:
     """Draw the latent traits of every link given its data, U, F and the loadings, and its parameters; eq. LINK-1.
 
-    Links work in natural units: ``eta = center + scale y``.
+    Links work in natural units: ``eta = base_coef x + scale y``.
 
     Parameters
     ----------
@@ -969,14 +969,14 @@ def draw_linked_traits(problem: Problem, state: State, pool: BlockPool, watch: W
     assert state.random is not None
     random, imputed = state.random, problem.groups[0].imputed
     design = np.concatenate((problem.x, state.factors))
-    center, scale = problem.center[problem.order], problem.scale[problem.order]
+    scale = problem.scale[problem.order]
     for part, parameters, streams in zip(problem.links, state.links, state.streams.links, strict=True):
         first = part.traits.start
 
         def draw_block(i: int, part=part, parameters=parameters, streams=streams, first=first) -> None:  # type: ignore[no-untyped-def]
             own = part.blocks[i]
             block = slice(first + own.start, first + own.stop)
-            at, unit = center[block, None], scale[block, None]
+            at, unit = problem.base(block), scale[block, None]
             mean = state.coef[block] @ design
             mean += random[block]
             if problem.cis.n:
@@ -995,7 +995,7 @@ def draw_linked_traits(problem: Problem, state: State, pool: BlockPool, watch: W
 
         pool.run(draw_block, range(len(part.blocks)))
         if part.likelihood.has_shared:
-            eta = state.y[part.traits] * scale[part.traits, None] + center[part.traits, None]
+            eta = state.y[part.traits] * scale[part.traits, None] + problem.base(part.traits)
             part.likelihood.draw_shared(eta, parameters, streams[-1])
 
 

@@ -80,7 +80,10 @@ class Snapshot:
 
     @cached_property
     def variances(self) -> np.ndarray:
-        """Variance of each random effect, then of the residual, shape (n_components + 1, p)."""
+        """Part of each random effect, then of the residual, in the variance, shape (n_components + 1, p).
+
+        Of a slope at the root mean square of its covariate.
+        """
         grid = self.problem.grid
         shares = np.column_stack((grid.shares, grid.residual_share))
         own = shares[self.state.g] * self.residual_var[:, None]
@@ -88,7 +91,7 @@ class Snapshot:
 
     def G_diag(self) -> np.ndarray:
         """Variance of each random effect, shape (n_components, p)."""
-        return self.variances[:-1]
+        return self.variances[:-1] / self.problem.units[:, None] ** 2
 
     def R_diag(self) -> np.ndarray:
         """Variance of the residual, shape (p,)."""
@@ -102,17 +105,17 @@ class Snapshot:
         """Latent traits, shape (rows of the design, p); NaN in rows that take no part."""
         problem = self.problem
         values = np.full((problem.n_rows, problem.p), np.nan)
-        natural = self._user_order(problem.rotation.back(self.state.y).T) * problem.scale + problem.center
-        values[problem.active] = natural
+        scaled = self.state.y * problem.scale[problem.order][:, None] + problem.base(slice(None))
+        values[problem.active] = self._user_order(problem.rotation.back(scaled).T)
         return values
 
     def B(self) -> np.ndarray:
         """Fixed effects, shape (b, p)."""
-        problem, center = self.problem, self.problem.center
-        scaled = self._user_order(self.state.coef[:, : problem.b].T) * problem.scale
+        problem = self.problem
+        natural = self._user_order(self.state.coef[:, : problem.b].T) * problem.scale + problem.base_coef.T
         if problem.cis.n:
-            center = center + problem.cis.at_zero(self.state.cis, problem.scale)
-        return scaled + np.outer(problem.center_coef, center)
+            natural += np.outer(problem.center_coef, problem.cis.at_zero(self.state.cis, problem.scale))
+        return natural
 
     def cis(self) -> np.ndarray:
         """Effects of one unit of the covariates of single traits, shape (E,)."""
@@ -137,6 +140,7 @@ class Snapshot:
             matrix = (self.loadings * factor[:, m]) @ self.loadings.T
             matrix[np.diag_indices(len(matrix))] += own[:, m]
             out[m][np.ix_(order, order)] = matrix
+        out[:-1] /= self.problem.units[:, None, None] ** 2
         return out
 
 
@@ -172,10 +176,10 @@ class EffectSampler:
             for total, effect in zip(totals, own, strict=True):
                 total[:, members] += effect.T
         out = []
-        for total in totals:
+        for total, unit in zip(totals, problem.units, strict=True):
             ordered = np.empty_like(total)
             ordered[:, problem.order] = total
-            out.append(ordered * problem.scale)
+            out.append(ordered * (problem.scale / unit))
         return out
 
 
@@ -434,7 +438,7 @@ class RunningMeans:
         for block in blocks(problem.p, BLOCK):
             to, scale = problem.order[block], problem.scale[problem.order[block]]
             for m, values in enumerate(out):
-                values[:, to] = self._block_effects(problem, m, block).T * scale
+                values[:, to] = self._block_effects(problem, m, block).T * (scale / problem.units[m])
         return out
 
     def effect_variances(self, problem: Problem) -> list[np.ndarray]:
@@ -448,7 +452,7 @@ class RunningMeans:
                 to, scale = problem.order[block], problem.scale[problem.order[block]]
                 means = self._block_effects(problem, m, block)
                 of_means = np.maximum(self.spread.squares[m][block] / max(self.n, 1) - means**2, 0.0)
-                values[:, to] = (conditional[block] + of_means).T * scale**2
+                values[:, to] = (conditional[block] + of_means).T * (scale / component.unit) ** 2
             out.append(values)
         return out
 
@@ -468,14 +472,17 @@ class RunningMeans:
             for m, component in enumerate(problem.components):
                 own = problem.rotation.back(self.own[m] / max(self.n, 1))
                 eta += component.levels_from_rows(own) @ component.Z.T
-        return (self._to_user(problem, eta) + problem.center[:, None]).T
+        out, x = self._to_user(problem, eta), problem.rotation.back(problem.x)
+        for part in blocks(problem.p, BLOCK):
+            out[part] += problem.base_coef[part] @ x
+        return out.T
 
     def fixed_effects(self, problem: Problem) -> np.ndarray:
         """Posterior mean of the fixed effects, shape (b, p), on the scale of the data."""
-        scaled, center = self._to_user(problem, self.coef / max(self.n, 1)).T, problem.center
+        natural = self._to_user(problem, self.coef / max(self.n, 1)).T + problem.base_coef.T
         if problem.cis.n:
-            center = center + problem.cis.at_zero(self.cis / max(self.n, 1), problem.scale)
-        return scaled + np.outer(problem.center_coef, center)
+            natural += np.outer(problem.center_coef, problem.cis.at_zero(self.cis / max(self.n, 1), problem.scale))
+        return natural
 
     def cis_effects(self, problem: Problem) -> np.ndarray:
         """Posterior mean of the effects of one unit of the covariates of single traits, shape (E,)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,17 +17,20 @@ from ...design.cis import CisColumns
 from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortlist, warn
 from ...linalg.covariances import Covariances, JointBasis, find_joint_basis
 from ...linalg.families import RandomEffect
+from ...linalg.fixed_part import FixedPart
 from ...linalg.rotation import Rotation
 from ...linalg.threads import BLOCK, blocks, single_threaded_blas
 from ...links import LINKS, DataScale, Identity, Likelihood, LinkChoice, LinkedColumns, Measurements, assign_links
 from ...priors import (
     Covariates,
+    FixefPrior,
     PrecisionPrior,
     Priors,
     ShareGrid,
     SpikeSlab,
     TraitPrecisions,
     VarianceComponents,
+    flat_columns,
     lay_out_covariates,
     prior_masses,
     share_grid,
@@ -61,8 +64,11 @@ class Component:
     term, effect : int
         Position of its term in the design, and of its column there.
     Z : scipy CSR, shape (n, r)
-        Rows with data only.
+        Rows with data only, divided by `unit`.
     K : ndarray or scipy sparse, shape (r, r), or None
+    unit : float
+        Root mean square of the effect's column over these rows, so that shares do not depend on its units: the
+        sampler's effects are of one unit, its variances of unit^2.
     """
 
     label: str
@@ -70,6 +76,7 @@ class Component:
     effect: int
     Z: sp.csr_array
     K: np.ndarray | sp.csr_array | None
+    unit: float = 1.0
 
     @property
     def random_effect(self) -> RandomEffect:
@@ -167,7 +174,7 @@ class Problem:
     Attributes
     ----------
     y : ndarray, shape (p, n)
-        Centred, scaled responses in the basis of `rotation`; start values in missing cells.
+        Responses without ``base_coef x``, scaled, in the basis of `rotation`; start values in missing cells.
     x : ndarray, shape (b, n)
         Fixed-effect columns in the basis of `rotation`.
     x_factor : ndarray, shape (b_F, n)
@@ -180,8 +187,11 @@ class Problem:
         Names of the latent traits, in the user's order.
     order : ndarray of int, shape (p,)
         Trait of the user at each position.
-    center, scale : ndarray, shape (p,)
-        ``response = center + scale * y``.
+    base_coef : ndarray, shape (p, b)
+        Effects of the flat columns by least squares, zero for the others: ``response = base_coef x + scale y``. With
+        them off the responses, nothing that the flat effects explain reaches the sampler.
+    scale : ndarray, shape (p,)
+        Standard deviation of what all fixed effects leave.
     center_coef : ndarray, shape (b,)
         Coefficients with ``X center_coef = 1`` (zeros when the columns of X do not span the constant).
     active : ndarray of int
@@ -218,7 +228,7 @@ class Problem:
     trait_covariates: TraitCovariates
     traits: tuple[str, ...]
     order: np.ndarray
-    center: np.ndarray
+    base_coef: np.ndarray
     scale: np.ndarray
     center_coef: np.ndarray
     active: np.ndarray
@@ -263,6 +273,15 @@ class Problem:
     def n_factor_effects(self) -> int:
         """Number of fixed-effect columns of the factors."""
         return self.x_factor.shape[0]
+
+    def base(self, traits: slice) -> np.ndarray:
+        """``base_coef x`` of consecutive traits (positions in this order), in the basis of `rotation`, (traits, n)."""
+        return np.asarray(self.base_coef[self.order[traits]] @ self.x)
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """`Component.unit` of each component, shape (n_components,)."""
+        return np.array([component.unit for component in self.components])
 
     @property
     def impute(self) -> bool:
@@ -336,7 +355,7 @@ def build_problem(
     if not isinstance(h2_grid, int | np.integer) or h2_grid < 2:
         raise OptionError(f"h2_grid={h2_grid!r}: expected an integer of at least 2, the number of steps from 0 to 1.")
     notes: list[str] = []
-    latent, values = _lay_out_traits(design, link)
+    latent, values = _lay_out_traits(design, link, priors.fixef_prior, cis)
     if latent.silent:
         notes.append(
             f"{len(latent.silent)} row(s) have no observed trait and are predicted only: {shortlist(latent.silent)}"
@@ -376,14 +395,16 @@ def build_problem(
     flat = covariates.flat
     _check_collinear(x[flat], [name for name, yes in zip(columns, flat, strict=True) if yes])
     components = _components(design, active)
-    center, scale, center_coef = latent.center, latent.scale, _constant_coefficients(x, flat)
+    base_coef, scale, center_coef = np.zeros((p, len(x))), latent.scale, _constant_coefficients(x, flat)
+    base_coef[:, flat] = latent.base_coef
     centred = center_coef is not None
     if center_coef is None:
-        # Without the constant among the fixed effects, centring would change the model.
-        center, center_coef = np.zeros(p), np.zeros(len(x))
+        center_coef = np.zeros(len(x))
     # The largest arrays: none of them is kept a step longer than it is needed.
-    Y = values - center[:, None]
+    Y = np.array(values)
     del values
+    for part in blocks(p):
+        Y[part] -= base_coef[part] @ x
     Y /= scale[:, None]
 
     with single_threaded_blas():
@@ -457,7 +478,8 @@ def build_problem(
             trait_precisions: PrecisionPrior | TraitPrecisions
             if isinstance(priors.residual, VarianceComponents):
                 labels = [component.label for component in components]
-                trait_precisions, masses = priors.residual.on_grid(labels, grid, scale[order])
+                units = np.array([component.unit for component in components])
+                trait_precisions, masses = priors.residual.on_grid(labels, grid, scale[order], units)
             else:
                 trait_precisions, masses = priors.residual, prior_masses(priors.h2, grid, "h2")
                 held = latent.unit_precision
@@ -478,7 +500,7 @@ def build_problem(
             trait_covariates=read_trait_covariates(loadings_on, trait_data, latent.traits, order),
             traits=latent.traits,
             order=order,
-            center=center,
+            base_coef=base_coef,
             scale=scale,
             center_coef=center_coef,
             active=active,
@@ -616,7 +638,8 @@ class LatentTraits:
     order : ndarray of int, shape (p,)
         User's position of each trait in the order of the links.
     known : ndarray of bool, shape (p, n)
-    center, scale : ndarray, shape (p,)
+    base_coef : ndarray, shape (p, flat columns)
+    scale : ndarray, shape (p,)
     active : ndarray of int
         Rows of the design.
     silent : list
@@ -628,7 +651,7 @@ class LatentTraits:
     traits: tuple[str, ...]
     order: np.ndarray
     known: np.ndarray
-    center: np.ndarray
+    base_coef: np.ndarray
     scale: np.ndarray
     active: np.ndarray
     silent: list[str]
@@ -643,25 +666,40 @@ class LatentTraits:
         return held
 
 
-def _lay_out_traits(design: Design, choice: LinkChoice) -> tuple[LatentTraits, np.ndarray]:
+def _fixed_part(x: np.ndarray, prior: FixefPrior, cis: CisColumns | None, rows: np.ndarray) -> FixedPart:
+    """What the fixed effects (b, n) and the covariates of single traits may explain, on some rows of the design."""
+    flat, n = flat_columns(x[:, rows], prior), len(rows)
+    if cis is None:
+        return FixedPart(x[flat][:, rows], x[~flat][:, rows], np.zeros((0, n)))
+    own = {name: cis.column[span] for name, span in cis.spans.items()}
+    return FixedPart(x[flat][:, rows], x[~flat][:, rows], cis.values.to_numpy(dtype=float)[rows].T, own)
+
+
+def _lay_out_traits(
+    design: Design, choice: LinkChoice, prior: FixefPrior, cis: CisColumns | None
+) -> tuple[LatentTraits, np.ndarray]:
     """Give each link its columns, and put together what comes back; with the start values, shape (p, n)."""
     parts = assign_links(choice, [str(name) for name in design.traits], LINKS)
     if design.Y is None and not any(part.link.brings_data for part in parts):
         raise DataError("slam() needs responses: write them left of '~' or pass Y= (rows of the frame × traits).")
     values = pd.DataFrame(index=design.X.index) if design.Y is None else design.Y
     offset = np.zeros(design.n) if design.offset is None else design.offset
+    x = design.X.to_numpy(dtype=float).T
     measured = []
+    fixed = _fixed_part(x, prior, cis, np.arange(design.n))
     for part in parts:
         mine = set(part.columns)
         columns = [i for i, name in enumerate(values.columns) if str(name) in mine]
         own = values if len(columns) == values.shape[1] else values.iloc[:, columns]
-        measured.append(Measurements(own, offset, design.rows, design.n + design.n_dropped))
+        measured.append(Measurements(own, offset, design.rows, design.n + design.n_dropped, fixed))
     likelihoods = [part.link.prepare(of) for part, of in zip(parts, measured, strict=True)]
     says = np.concatenate([likelihood.informative for likelihood in likelihoods]).any(axis=0)
     active = np.flatnonzero(says)
     if not says.all():
-        # Centres and scales are those of the rows that count.
-        likelihoods = [part.link.prepare(of.take(active)) for part, of in zip(parts, measured, strict=True)]
+        # Units are those of the rows that count.
+        fixed = _fixed_part(x, prior, cis, active)
+        measured = [replace(of.take(active), fixed=fixed) for of in measured]
+        likelihoods = [part.link.prepare(of) for part, of in zip(parts, measured, strict=True)]
     names = [name for likelihood in likelihoods for name in likelihood.traits]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
@@ -688,7 +726,7 @@ def _lay_out_traits(design: Design, choice: LinkChoice) -> tuple[LatentTraits, n
         tuple(traits),
         order,
         gather("known"),
-        gather("center"),
+        gather("base_coef"),
         gather("scale"),
         active,
         [str(label) for label in design.X.index[~says]],
@@ -715,11 +753,13 @@ def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:
             )
         for c, effect in enumerate(term.effects):
             label = term.label if len(term.effects) == 1 else group if effect == "Intercept" else f"{effect}|{group}"
-            rows = np.arange(len(active))
+            rows, column = np.arange(len(active)), term.M[active, c]
+            # A column of zeros is refused with the other checks.
+            unit = float(np.sqrt(np.mean(column**2))) or 1.0
             Z = sp.csr_array(
-                (term.M[active, c], (rows, term.codes[active])), shape=(len(active), len(term.levels)), dtype=float
+                (column / unit, (rows, term.codes[active])), shape=(len(active), len(term.levels)), dtype=float
             )
-            components.append(Component(label, t, c, Z, term.K))
+            components.append(Component(label, t, c, Z, term.K, unit))
     return tuple(components)
 
 
