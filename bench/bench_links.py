@@ -15,6 +15,7 @@ import pandas as pd
 from cases import CASES
 
 import slamglmm as sg
+from slamglmm.linalg.fixed_part import FixedPart
 from slamglmm.linalg.threads import BLOCK, blocks, single_threaded_blas
 from slamglmm.links import Binomial, GaussianWeights, Measurements, NegativeBinomial, Poisson, voom
 
@@ -35,7 +36,7 @@ def time_step():
         "binomial": (Binomial(trials), rng.binomial(trials, 0.3)),
     }
     for name, (link, data) in cases.items():
-        likelihood = link.prepare(Measurements(pd.DataFrame(data), np.zeros(n), np.arange(n), n))
+        likelihood = link.prepare(Measurements(pd.DataFrame(data), np.zeros(n), np.arange(n), n, FixedPart.constant(n)))
         parameters, eta = likelihood.start_parameters(), likelihood.start.copy()
         mean = eta + 0.3 * rng.standard_normal(eta.shape)
         best = np.inf

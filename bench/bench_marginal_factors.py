@@ -33,9 +33,9 @@ def by_row(problem):
 def draw_factors(problem, state, random, pool):
     """`blocks.draw_factors` with the data in place of eta."""
     (part,), k, n = problem.links, problem.n_factors, problem.n
-    center, scale = problem.center[problem.order, None], problem.scale[problem.order, None]
+    base, scale = problem.base(slice(None)), problem.scale[problem.order, None]
     weights = part.likelihood.weights * scale**2
-    data = (part.likelihood.weighted / part.likelihood.weights - center) / scale
+    data = (part.likelihood.weighted / part.likelihood.weights - base) / scale
     omega = (state.tau / problem.grid.residual_share[state.g])[:, None]
     prec = omega * weights / (omega + weights)
     loadings = np.ascontiguousarray(state.coef[:, problem.b :].T)

@@ -230,9 +230,7 @@ class Link(ABC):
         """
 
 
-def residual_scales(
-    values: np.ndarray, data: Measurements, what: str = "trait"
-) -> tuple[np.ndarray, np.ndarray]:
+def residual_scales(values: np.ndarray, data: Measurements, what: str = "trait") -> tuple[np.ndarray, np.ndarray]:
     """Effects of the flat columns on each trait, and the standard deviation of what all fixed effects leave.
 
     Parameters
@@ -263,9 +261,9 @@ def residual_scales(
     if few.any():
         j = int(np.flatnonzero(few)[0])
         raise DataError(
-            f"{what}(s) {shortlist(columns[few])} have no more observed rows than fixed effects (first: {counts[j]} rows, "
-            f"{data.fixed.b} columns), so nothing is left to estimate variances from. Leave them out, or use fewer "
-            "fixed effects."
+            f"{what}(s) {shortlist(columns[few])} have no more observed rows than fixed effects (first: {counts[j]} "
+            f"rows, {data.fixed.b} columns), so nothing is left to estimate variances from. Leave them out, or use "
+            "fewer fixed effects."
         )
     exact = ~(scale > 1e-12 * size)
     if exact.any():

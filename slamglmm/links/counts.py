@@ -130,7 +130,9 @@ def _lay_out(data: Measurements, size_factors: Any, dispersion: np.ndarray) -> d
     # The mean of e^eta is above that of eta.
     coef -= 0.5 * variance[:, None] * data.fixed.of_constant
     base = coef @ data.fixed.flat
-    worth = variance[:, None] / (variance[:, None] + 1.0 / np.where(seen, np.maximum(model, 1e-9), 1.0) + dispersion[:, None])
+    worth = variance[:, None] / (
+        variance[:, None] + 1.0 / np.where(seen, np.maximum(model, 1e-9), 1.0) + dispersion[:, None]
+    )
     guess = np.log(counts + 0.5) - offset
     start = base + np.where(seen, worth * (guess - base), 0.0)
     return {

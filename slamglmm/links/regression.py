@@ -443,7 +443,9 @@ def start_curves(
     rest = y - crossed @ joint
     spread = float(rest @ rest) / max(1, N - rank)
     if not spread > 1e-20 * max(float(y @ y) / N, np.finfo(float).tiny):
-        raise DataError(f"Regression: the fixed effects and one curve for all fit '{name}' exactly. Leave the trait out.")
+        raise DataError(
+            f"Regression: the fixed effects and one curve for all fit '{name}' exactly. Leave the trait out."
+        )
     noise_var = 0.5 * spread
     counts = np.bincount(which, minlength=len(grams))
     size = np.einsum("maa,m->a", grams, counts) / N

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.special
 
 from ..errors import DataError, OptionError, shortlist
+from ..linalg.fixed_part import FixedPart
 from ..linalg.truncated_normal import draw_truncated_normal, log_interval_probability
 from .base import Likelihood, Link, Measurements, Parameters
 from .data_scale import DataScale, ThresholdScale
@@ -28,7 +29,8 @@ class Ordinal(Link):
     categories : sequence of int, optional
         All categories in their order, seen or not. Each trait's own values unless given.
     cut_sd : float
-        Scale of the cut points' prior, in trait-specific standard deviations: ordered half-normals.
+        Scale of the cut points' prior (ordered half-normals), in standard deviations of the latent trait. Those are
+        trait-specific standard deviations, times what the fixed effects add to them by a regression of normal scores.
     """
 
     categories: Sequence[int] | None = None
@@ -50,7 +52,7 @@ class Ordinal(Link):
         values = data.by_column
         _check_integers(values, data, "ordinal")
         levels = [self._levels(row, name) for row, name in zip(values, data.columns, strict=True)]
-        return build_thresholds(data.columns, values, levels, self.cut_sd)
+        return build_thresholds(data.columns, values, levels, self.cut_sd, data.fixed)
 
     def _levels(self, values: np.ndarray, name: str) -> np.ndarray:
         seen = np.unique(values[~np.isnan(values)])
@@ -86,7 +88,7 @@ class Probit(Link):
         for row, name in zip(values, data.columns, strict=True):
             if len(np.unique(row[~np.isnan(row)])) < 2:
                 raise DataError(f"trait '{name}': the same value in all rows. Leave it out.")
-        return build_thresholds(data.columns, values, [np.array([0.0, 1.0])] * len(values), 1.0)
+        return build_thresholds(data.columns, values, [np.array([0.0, 1.0])] * len(values), 1.0, data.fixed)
 
 
 def _check_no_offset(data: Measurements) -> None:
@@ -105,7 +107,7 @@ def _check_integers(values: np.ndarray, data: Measurements, link: str) -> None:
 
 
 def build_thresholds(
-    names: tuple[str, ...], values: np.ndarray, levels: Sequence[np.ndarray], cut_sd: float
+    names: tuple[str, ...], values: np.ndarray, levels: Sequence[np.ndarray], cut_sd: float, fixed: FixedPart
 ) -> ThresholdLikelihood:
     """Lay out categories.
 
@@ -116,6 +118,7 @@ def build_thresholds(
     levels : sequence of ndarray
         Of each trait, increasing.
     cut_sd : float
+    fixed : FixedPart
 
     Returns
     -------
@@ -140,9 +143,17 @@ def build_thresholds(
             start[j, values[j] == value] = scores[c]
     codes = _codes(values, table)
     seen = codes >= 0
-    return ThresholdLikelihood(
-        names, start, np.zeros_like(seen), seen, np.zeros(p), np.ones(p), codes, table, cuts, steps, cut_sd
-    )
+    known, base_coef = np.zeros_like(seen), np.zeros((p, fixed.b))
+    cut_sds = cut_sd * _total_over_residual(np.where(seen, start, np.nan), fixed, names)
+    return ThresholdLikelihood(names, start, known, seen, base_coef, np.ones(p), codes, table, cuts, steps, cut_sds)
+
+
+def _total_over_residual(scores: np.ndarray, fixed: FixedPart, names: tuple[str, ...]) -> np.ndarray:
+    """Standard deviation of normal scores over that of what the fixed effects leave of them, at least one, (p,)."""
+    _, residual = fixed.residual_scales(scores, names)
+    _, total = FixedPart.constant(scores.shape[1]).residual_scales(scores, names)
+    told = residual > 1e-6 * total
+    return np.where(told, np.maximum(total / np.where(told, residual, 1.0), 1.0), 1.0)
 
 
 def _normal_scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,14 +196,15 @@ class ThresholdLikelihood(Likelihood):
         First cut points; infinite where a trait has fewer.
     steps : ndarray, shape (p, n_categories - 1)
         Of the cut points' walks.
-    cut_sd : float
+    cut_sd : ndarray, shape (p,)
+        Scale of the cut points' prior.
     """
 
     codes: np.ndarray
     levels: np.ndarray
     start_cuts: np.ndarray
     steps: np.ndarray
-    cut_sd: float
+    cut_sd: np.ndarray
 
     unit_precision: ClassVar[bool] = True
 
@@ -220,7 +232,7 @@ class ThresholdLikelihood(Likelihood):
         """Ordered half-normals above zero; eq. LINK-32."""
         if not self._moves:
             return {}
-        cuts = np.abs(rng.standard_normal(self.start_cuts.shape)) * self.cut_sd
+        cuts = np.abs(rng.standard_normal(self.start_cuts.shape)) * self.cut_sd[:, None]
         cuts[:, 0] = 0.0
         cuts[np.isinf(self.start_cuts)] = np.inf
         return {"cuts": np.sort(cuts, axis=1)}
@@ -243,8 +255,8 @@ class ThresholdLikelihood(Likelihood):
         sd = 1.0 / np.sqrt(prec)
         for i, count in enumerate(self.n_cuts[traits]):
             if count > 1:
-                seen, steps = codes[i] >= 0, self.steps[traits][i]
-                move_cuts(cuts[i, :count], codes[i, seen], mean[i, seen], sd[i], steps, self.cut_sd, rng)
+                seen, steps, prior_sd = codes[i] >= 0, self.steps[traits][i], float(self.cut_sd[traits][i])
+                move_cuts(cuts[i, :count], codes[i, seen], mean[i, seen], sd[i], steps, prior_sd, rng)
         lower, upper = _bounds(codes, cuts)
         lower -= mean
         upper -= mean

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from slamglmm.errors import DataError, OptionError
+from slamglmm.linalg.fixed_part import FixedPart
 from slamglmm.links import cross_products
 from slamglmm.links.base import Measurements
 from slamglmm.links.probes import Probes
@@ -20,7 +21,7 @@ SHARED = pd.DataFrame(
 
 def measurements(values):
     n = len(values)
-    return Measurements(values, np.zeros(n), np.arange(n), n)
+    return Measurements(values, np.zeros(n), np.arange(n), n, FixedPart.constant(n))
 
 
 def table(genes, rng, holes=True, n=N):
@@ -172,7 +173,7 @@ def test_start_separates_genes_from_probes():
     y = eta[:, np.arange(12) % 3] + levels + 0.3 * rng.standard_normal((n, 12))
     likelihood = Probes(genes).prepare(measurements(pd.DataFrame(y, columns=genes.index)))
     np.testing.assert_allclose(likelihood.first_mean, levels, atol=0.1)
-    np.testing.assert_allclose(likelihood.center, eta.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(likelihood.base_coef[:, 0], eta.mean(axis=0), atol=0.1)
     np.testing.assert_allclose(likelihood.scale, [1.0, 0.5, 2.0], rtol=0.15)
     assert np.corrcoef(likelihood.start[1], eta[:, 1])[0, 1] > 0.9
 
@@ -182,7 +183,7 @@ def test_an_offset_acts_on_the_genes():
     values, offset = table(SHARED, rng), rng.standard_normal(N)
     plain = Probes(SHARED).prepare(measurements(values))
     moved = values + np.outer(offset, SHARED.sum(axis=1))
-    shifted = Probes(SHARED).prepare(Measurements(moved, offset, np.arange(N), N))
+    shifted = Probes(SHARED).prepare(Measurements(moved, offset, np.arange(N), N, FixedPart.constant(N)))
     np.testing.assert_allclose(shifted.start, plain.start, atol=1e-12)
     eta, parameters = plain.start, plain.start_parameters()
     with np.errstate(invalid="ignore"):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from slamglmm.errors import DataError, OptionError
+from slamglmm.linalg.fixed_part import FixedPart
 from slamglmm.links import cross_products
 from slamglmm.links.base import Measurements
 from slamglmm.links.regression import Records, Regression
@@ -19,7 +20,7 @@ def individuals(n=N):
 
 def measurements_of(frame):
     n = len(frame)
-    return Measurements(pd.DataFrame(index=frame.index), np.zeros(n), np.arange(n), n)
+    return Measurements(pd.DataFrame(index=frame.index), np.zeros(n), np.arange(n), n, FixedPart.constant(n))
 
 
 def long_data(rng, n=N, balanced=False, holes=True):
@@ -201,7 +202,7 @@ def test_start_finds_the_variance_among_individuals():
     long = pd.DataFrame({"id": [f"i{i}" for i in codes], "t": t, "y": y})
     frame = individuals(n)
     likelihood = Regression("y ~ t + I(t**2)", long, individual="id").bind(frame).prepare(measurements_of(frame))
-    np.testing.assert_allclose(likelihood.center, [10.0, 3.0, -1.0], atol=0.25)
+    np.testing.assert_allclose(likelihood.base_coef[:, 0], [10.0, 3.0, -1.0], atol=0.25)
     assert 0.7 < likelihood.scale[0] / sd[0] < 1.2
     assert np.all(likelihood.scale[1:] < 4 * sd[1:])
     assert 0.2**2 < likelihood.first_noise[0] < 0.4**2
@@ -235,7 +236,7 @@ def test_rows_are_matched_by_individual():
     np.testing.assert_allclose(turned.start, whole.start[:, ::-1], rtol=1e-9)
     by_index = link.bind(frame.set_index("id")).prepare(measurements_of(frame))
     np.testing.assert_array_equal(by_index.start, whole.start)
-    some = Measurements(pd.DataFrame(index=[0, 1]), np.zeros(2), np.array([3, 1]), N)
+    some = Measurements(pd.DataFrame(index=[0, 1]), np.zeros(2), np.array([3, 1]), N, FixedPart.constant(2))
     part = link.bind(frame).prepare(some)
     assert part.start.shape == (2, 2)
     assert len(part.curves[0].records.codes) == ((long["id"] == "i3") | (long["id"] == "i1")).sum()
@@ -274,7 +275,7 @@ def test_bad_input():
     with pytest.raises(DataError, match=r"have rank 5 over .* so write '0 . cc"):
         link.prepare(measurements_of(many))
     link = Regression("line ~ t", long.assign(line=2 * long["t"]), individual="id").bind(frame)
-    with pytest.raises(DataError, match="one curve for all fits 'line' exactly"):
+    with pytest.raises(DataError, match="the fixed effects and one curve for all fit 'line' exactly"):
         link.prepare(measurements_of(frame))
     with pytest.raises(OptionError, match="call bind"):
         Regression("height ~ t", long, individual="id").prepare(measurements_of(frame))

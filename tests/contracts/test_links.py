@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
+from slamglmm.linalg.fixed_part import FixedPart
 from slamglmm.links import (
     LINKS,
     Bernoulli,
@@ -29,7 +30,7 @@ N, P = 9, 4
 def measurements(values, offset=0.0):
     frame = pd.DataFrame(np.asarray(values, dtype=float).T, columns=[f"t{j}" for j in range(len(values))])
     n = len(frame)
-    return Measurements(frame, np.full(n, offset), np.arange(n), n)
+    return Measurements(frame, np.full(n, offset), np.arange(n), n, FixedPart.constant(n))
 
 
 def holes(values):
@@ -125,7 +126,7 @@ def test_start_is_finite(name):
     assert likelihood.start.shape == (len(likelihood.traits), N)
     assert np.all(np.isfinite(likelihood.start))
     assert np.all(likelihood.scale > 0)
-    assert np.all(np.isfinite(likelihood.center))
+    assert np.all(np.isfinite(likelihood.base_coef))
     assert np.array_equal(likelihood.informative, ~np.isnan(data))
 
 
@@ -226,14 +227,14 @@ def test_no_weight_is_missing_and_infinite_weight_is_identity():
     w[0, [1, 5]] = w[2, 3:7] = 0.0
     w[1] = np.inf
     zero, missing = gaussian(y, w), gaussian(holes(y), np.where(w == 0, 5.0, w))
-    for name in ("start", "known", "informative", "center", "scale", "weights", "weighted"):
+    for name in ("start", "known", "informative", "base_coef", "scale", "weights", "weighted"):
         assert np.array_equal(getattr(zero, name), getattr(missing, name)), name
     identity = Identity().prepare(measurements(y))
     assert zero.known[1].all()
     assert not zero.known[[0, 2, 3]].any()
     assert np.array_equal(zero.start[1], identity.start[1])
     everywhere = gaussian(y, np.full((P, N), np.inf))
-    np.testing.assert_allclose(everywhere.center, identity.center, rtol=1e-9)
+    np.testing.assert_allclose(everywhere.base_coef, identity.base_coef, rtol=1e-9)
     np.testing.assert_allclose(everywhere.scale, identity.scale, rtol=1e-9)
     # Towards infinity: the draw goes to the data.
     eta = np.empty((P, N))
@@ -248,7 +249,7 @@ def test_unit_of_a_trait_is_its_spread_beyond_the_noise():
     y = 3 + 2 * rng.standard_normal(noise.shape) + np.sqrt(noise) * rng.standard_normal(noise.shape)
     likelihood = gaussian(y, 1 / noise)
     np.testing.assert_allclose(np.mean(likelihood.scale**2), 4.0, rtol=0.12)
-    np.testing.assert_allclose(np.mean(likelihood.center), 3.0, atol=0.1)
+    np.testing.assert_allclose(np.mean(likelihood.base_coef), 3.0, atol=0.1)
 
 
 def test_bad_weights():
@@ -267,7 +268,7 @@ def test_options_follow_the_rows_and_names():
     """Rows that the design leaves out, and columns in another order."""
     values = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 7.0]})
     w = pd.DataFrame({"b": [10.0, 20, 30, 40, 50], "other": np.nan, "a": [1.0, 2, 3, 4, 5]})
-    data = Measurements(values, np.zeros(3), np.array([0, 2, 4]), 5)
+    data = Measurements(values, np.zeros(3), np.array([0, 2, 4]), 5, FixedPart.constant(3))
     np.testing.assert_array_equal(data.by_cell("weights", w), [[1, 3, 5], [10, 30, 50]])
     np.testing.assert_array_equal(data.take(np.array([2])).by_cell("weights", w), [[5], [50]])
     np.testing.assert_array_equal(data.by_cell("weights", w["a"]), [[1, 3, 5]] * 2)
@@ -314,7 +315,7 @@ def test_no_trials_is_missing():
     zeroed = y.copy()
     zeroed[0, 1] = 0
     first, second = Binomial(without).prepare(measurements(zeroed)), Binomial(trials).prepare(measurements(gap))
-    for name in ("start", "informative", "y", "trials", "center", "scale"):
+    for name in ("start", "informative", "y", "trials", "base_coef", "scale"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
 
 
@@ -327,7 +328,7 @@ def test_unit_of_counts_is_the_spread_of_eta(dispersion):
     link = Poisson() if dispersion is None else NegativeBinomial(dispersion=dispersion)
     likelihood = link.prepare(measurements(y))
     np.testing.assert_allclose(np.mean(likelihood.scale**2), 0.25, rtol=0.1)
-    np.testing.assert_allclose(np.mean(likelihood.center), 1.0, atol=0.03)
+    np.testing.assert_allclose(np.mean(likelihood.base_coef), 1.0, atol=0.03)
 
 
 def test_identity_starts_at_the_mean():

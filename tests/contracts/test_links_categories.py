@@ -7,6 +7,7 @@ import scipy.stats
 
 from slamglmm.diagnostics import diagnose
 from slamglmm.errors import DataError, OptionError
+from slamglmm.linalg.fixed_part import FixedPart
 from slamglmm.linalg.truncated_normal import log_interval_probability
 from slamglmm.links import Censored, Identity, Measurements, Ordinal, Probit
 
@@ -17,7 +18,7 @@ def measurements(values, offset=0.0):
     values = np.atleast_2d(np.asarray(values, dtype=float))
     frame = pd.DataFrame(values.T, columns=[f"t{j}" for j in range(len(values))])
     n = len(frame)
-    return Measurements(frame, np.full(n, offset), np.arange(n), n)
+    return Measurements(frame, np.full(n, offset), np.arange(n), n, FixedPart.constant(n))
 
 
 def test_cut_points_have_their_posterior():
@@ -75,7 +76,7 @@ def test_probit_is_ordinal_with_two_categories():
     y = np.array([[0, 1, 1, 0, np.nan, 1.0], [1, 0, np.nan, 0, 1, 1]])
     first, second = Probit().prepare(measurements(y)), Ordinal().prepare(measurements(y))
     third = Ordinal().prepare(measurements(y + 4))
-    for name in ("start", "known", "informative", "center", "scale", "codes"):
+    for name in ("start", "known", "informative", "base_coef", "scale", "codes"):
         assert np.array_equal(getattr(first, name), getattr(second, name)), name
         assert np.array_equal(getattr(second, name), getattr(third, name)), name
     eta = [np.zeros((2, 6)) for _ in range(3)]
@@ -153,7 +154,7 @@ def test_limits_out_of_reach_are_the_identity_and_narrow_intervals_go_there():
     y = rng.standard_normal((2, 8))
     y[0, 3] = np.nan
     far, identity = Censored(left=-99.0).prepare(measurements(y, 0.5)), Identity().prepare(measurements(y, 0.5))
-    for name in ("start", "known", "informative", "center", "scale"):
+    for name in ("start", "known", "informative", "base_coef", "scale"):
         np.testing.assert_allclose(getattr(far, name), getattr(identity, name), err_msg=name)
     narrow = Censored(upper=(y + 1e-9).T).prepare(measurements(y))
     assert not narrow.known.any()

@@ -190,7 +190,7 @@ class Joint:
         for part, parameters in zip(problem.links, state.links, strict=True):
             block, likelihood = part.traits, part.likelihood
             order = problem.order[block]
-            eta = problem.center[order, None] + problem.scale[order, None] * state.y[block]
+            eta = problem.base_coef[order] @ problem.x + problem.scale[order, None] * state.y[block]
             data = likelihood.simulate(eta, parameters, rng)
             links.append(dataclasses.replace(part, likelihood=likelihood.with_data(data)))
         self.problem = dataclasses.replace(problem, links=tuple(links))

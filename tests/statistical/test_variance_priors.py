@@ -24,7 +24,7 @@ def test_shares_and_precision_are_those_of_the_variances():
     """Variances drawn from their inverse gammas against the grid's law: shares, then the precision given a share."""
     V, nu = {"g": 0.4, "Residual": 1.5}, {"g": 3.0, "Residual": 5.0}
     grid, rng = share_grid(1, 100), np.random.default_rng(1)
-    precisions, masses = VarianceComponents(V, nu).on_grid(["g"], grid, np.array([2.0]))
+    precisions, masses = VarianceComponents(V, nu).on_grid(["g"], grid, np.array([2.0]), np.ones(1))
     variance = {name: nu[name] * V[name] / rng.chisquare(nu[name], 200_000) for name in V}
     total = variance["g"] + variance["Residual"]
     share = variance["g"] / total

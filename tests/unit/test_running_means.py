@@ -137,20 +137,23 @@ def test_effects_their_variances_and_fitted_values(layout, monkeypatch):
     for m, ours in enumerate(running.effects(problem)):
         expected = np.empty_like(effects[m])
         expected[:, order] = effects[m]
-        np.testing.assert_allclose(ours, expected * scale, rtol=1e-8, atol=1e-9)
+        unit = problem.components[m].unit
+        np.testing.assert_allclose(ours, expected * scale / unit, rtol=1e-8, atol=1e-9)
     for m, ours in enumerate(running.effect_variances(problem)):
         expected = np.empty_like(effects[m])
         expected[:, order] = within[m] + squares[m] - effects[m] ** 2
-        np.testing.assert_allclose(ours, expected * scale**2, rtol=1e-7, atol=1e-9)
+        unit = problem.components[m].unit
+        np.testing.assert_allclose(ours, expected * (scale / unit) ** 2, rtol=1e-7, atol=1e-9)
     expected = np.empty_like(fitted)
     expected[:, order] = fitted
-    np.testing.assert_allclose(running.fitted(problem), problem.center + scale * expected, rtol=1e-8, atol=1e-9)
+    taken_off = problem.rotation.back(problem.x).T @ problem.base_coef.T
+    np.testing.assert_allclose(running.fitted(problem), taken_off + scale * expected, rtol=1e-8, atol=1e-9)
     own = running.cis_effects(problem)
     check_fixed_part(layout, problem, coef, cis, running.fixed_effects(problem), own)
 
 
 def check_fixed_part(layout, problem, coef, cis, B, effects):
-    """X B and the covariates as they came times their effects, on the user's scale: centre + scale (X b + C a)."""
+    """X B and the covariates as they came times their effects, on the user's scale: X base_coef + scale (X b + C a)."""
     X = problem.rotation.back(problem.x).T
     expected = np.empty((problem.n, problem.p))
     expected[:, problem.order] = X @ coef.T + problem.rotation.back(cis_part(problem, cis)).T
@@ -159,7 +162,7 @@ def check_fixed_part(layout, problem, coef, cis, B, effects):
     named = [(trait, name) for trait, names in LAYOUTS[layout].get("cis", {}).items() for name in names]
     for (trait, name), effect in zip(named, effects, strict=True):
         fixed[:, problem.traits.index(trait)] += effect * values[name]
-    np.testing.assert_allclose(fixed, problem.center + problem.scale * expected, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(fixed, X @ problem.base_coef.T + problem.scale * expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -176,7 +179,9 @@ def test_snapshot(layout, monkeypatch):
     np.testing.assert_allclose(snapshot.Lambda(), Lambda.T)
     variance = scale**2 / state.tau[back]
     np.testing.assert_allclose(snapshot.residual_variance(), variance)
-    covariances = snapshot.covariances()
+    # Of one unit of a slope's covariate; shares are at its root mean square.
+    squares = np.append([component.unit**2 for component in problem.components], 1.0)
+    covariances = snapshot.covariances() * squares[:, None, None]
     for m in range(len(problem.components)):
         G = Lambda.T @ np.diag(grid[state.gamma, m]) @ Lambda + np.diag(grid[state.g[back], m] * variance)
         np.testing.assert_allclose(covariances[m], G, rtol=1e-10, atol=1e-12)

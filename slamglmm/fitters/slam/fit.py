@@ -218,7 +218,9 @@ def fit_slam(
     if folder is not None:
         folder.create_arrays(draw_shapes(problem, schedule.store), store_dtype, chains, draws)
     runs = run_chains(problem, schedule, root.spawn(chains), None, progress, folder)
-    components = tuple(ComponentLabel(c.label, design.terms[c.term].label, c.effect, c.unit) for c in problem.components)
+    components = tuple(
+        ComponentLabel(c.label, design.terms[c.term].label, c.effect, c.unit) for c in problem.components
+    )
     grid = pd.DataFrame(problem.grid.shares, columns=[c.label for c in problem.components])
     grid["prior_traits"] = np.exp(problem.log_prior_traits)
     grid["prior_factors"] = np.exp(problem.log_prior_factors)
