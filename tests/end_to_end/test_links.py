@@ -157,7 +157,8 @@ def test_a_row_without_data_is_predicted(truth):
     result = fit(truth, Y, GaussianWeights(weights))
     assert any("1 row(s) have no observed trait" in note for note in result.notes)
     expected = result.predict(truth.frame.iloc[[3]])
-    np.testing.assert_allclose(result.fitted().iloc[3], expected.iloc[0], rtol=1.0)
+    # Means over other draws of U: traits have a standard deviation of about one.
+    np.testing.assert_allclose(result.fitted().iloc[3], expected.iloc[0], rtol=0, atol=0.1)
     assert np.all(np.isfinite(result.fitted().to_numpy()))
 
 
