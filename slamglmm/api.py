@@ -12,7 +12,9 @@ import pandas as pd
 from .design import Design, design
 from .design.cis import read_cis_columns
 from .errors import DroppedRowsWarning, OptionError, shortlist
+from .keywords import explains_calls
 from .links import LinkChoice, bind_links
+from .options import Options, by_group
 from .priors import Priors
 from .relmat import kinship
 from .results.posterior import SlamResult
@@ -20,6 +22,7 @@ from .results.varcomp import HeResult, NetgsaResult
 from .results.variational import MrMashResult, SparseLmmFits, SparseLmmResult
 
 
+@explains_calls
 def slam(
     formula: str,
     data: Any,
@@ -152,12 +155,13 @@ def slam(
     """
     from .fitters.slam.fit import fit_slam
 
-    tables = {} if markers is None else _marker_tables(markers, relmat)
-    related = {name: kinship(table, "standardized") for name, table in tables.items()}
-    made = design(formula, data, Y=Y, relmat={**(relmat or {}), **related}, missing=missing)
+    related = by_group("relmat", relmat, "matrix")
+    tables = _marker_tables(markers, related)
+    related |= {name: kinship(table, "standardized") for name, table in tables.items()}
+    made = design(formula, data, Y=Y, relmat=related, missing=missing)
     return fit_slam(
         made,
-        priors=priors or Priors(),
+        priors=Priors() if priors is None else priors,
         n_factors=n_factors,
         factor_design=None if factor_formula is None else _factor_design(factor_formula, data),
         markers=tables,
@@ -175,27 +179,26 @@ def slam(
         seed=seed,
         n_threads=n_threads,
         n_jobs=n_jobs,
-        store=None if store is None else (store,) if isinstance(store, str) else tuple(store),
+        store=store,
         store_dtype=store_dtype,
         out=out,
         progress=progress,
     )
 
 
-def _marker_tables(markers: Mapping[str, Any], relmat: Mapping[str, Any] | None) -> dict[str, pd.DataFrame]:
+def _marker_tables(markers: Any, relmat: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """Markers by grouping factor, as labelled frames."""
-    if not isinstance(markers, Mapping):
-        raise OptionError(f"markers must be a dict {{'group': dosages}}, got {type(markers).__name__}.")
-    both = [name for name in markers if name in (relmat or {})]
+    tables = by_group("markers", markers, "dosages")
+    both = [name for name in tables if name in relmat]
     if both:
         raise OptionError(
             f"markers and relmat both have {shortlist(both)}: markers take the place of a relationship matrix. For a "
             "polygenic effect besides, write (1 | gr(line, cov='chip')) and markers={'chip': dosages}."
         )
-    wrong = [name for name, table in markers.items() if not isinstance(table, pd.DataFrame)]
+    wrong = [name for name, table in tables.items() if not isinstance(table, pd.DataFrame)]
     if wrong:
         raise OptionError(f"markers[{wrong[0]!r}]: expected a DataFrame, levels × markers, labelled by level.")
-    return dict(markers)
+    return tables
 
 
 def _factor_design(formula: str, data: Any) -> Design:
@@ -205,6 +208,7 @@ def _factor_design(formula: str, data: Any) -> Design:
         return design(formula, data)
 
 
+@explains_calls
 def he(
     formula: str,
     data: Any,
@@ -359,6 +363,7 @@ def he(
     )
 
 
+@explains_calls
 def netgsa(
     expression: Any,
     groups: Any,
@@ -437,6 +442,7 @@ def netgsa(
     return fit_netgsa(expression, groups, networks, pathways, directed, options)
 
 
+@explains_calls
 def sparse_lmm(
     formula: str,
     data: Any,
@@ -563,6 +569,7 @@ def sparse_lmm(
     )
 
 
+@explains_calls
 def mr_mash(
     formula: str,
     data: Any,

@@ -45,6 +45,10 @@ class OptionError(SlamError, ValueError):
     """An argument of a fitter has a value it cannot take."""
 
 
+class KeywordError(OptionError, TypeError):
+    """A call names an option that the function does not have, or lacks one that it needs."""
+
+
 class FitError(SlamError, RuntimeError):
     """A fit broke down numerically."""
 

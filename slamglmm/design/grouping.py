@@ -12,6 +12,7 @@ import pandas as pd
 from formulaic.parser.types import Factor, Term
 
 from ..errors import DataError, FormulaError, OptionError, RelmatError, shortlist
+from ..options import by_group
 from ..relmat import Relmat, as_relmat
 from .bars import Bar
 from .encoding import needed_columns, read_group
@@ -210,9 +211,7 @@ def read_relmats(relmat: Mapping[str, Any] | None, groups: Sequence[Group]) -> d
     RelmatError
         For a matrix that cannot be used.
     """
-    if relmat is not None and not isinstance(relmat, Mapping):
-        raise OptionError(f"relmat must be a dict {{'group': matrix}}, got {type(relmat).__name__}.")
-    given = dict(relmat or {})
+    given = by_group("relmat", relmat, "matrix")
     wanted = {group.cov or group.name for group in groups}
     spare = [key for key in given if key not in wanted]
     if spare:

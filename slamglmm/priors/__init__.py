@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import OptionError
+from ..options import Options, is_number, shown
 from .fixef import Covariates, EffectScales, FixefPrior, flat_columns, lay_out_covariates
 from .fixef_horseshoe import HorseshoeEffects
 from .fixef_shared import FlatEffects, SharedEffects
-from .h2_grid import H2Prior, ShareGrid, prior_masses, share_grid
+from .h2_grid import H2Prior, ShareGrid, check_masses, prior_masses, share_grid
 from .implied import simulate_priors
 from .loadings import LoadingScales, LoadingsPrior
 from .loadings_horseshoe import Horseshoe
@@ -79,8 +80,10 @@ class PrecisionPrior:
     nu: float
 
     def __post_init__(self) -> None:
-        if not (self.V > 0 and self.nu > 1):
-            raise OptionError(f"PrecisionPrior(V={self.V!r}, nu={self.nu!r}): expected V > 0 and nu > 1.")
+        if not (is_number(self.V) and is_number(self.nu) and 0 < self.V < np.inf and 1 < self.nu < np.inf):
+            raise OptionError(
+                f"PrecisionPrior(V={shown(self.V)}, nu={shown(self.nu)}): expected V > 0 and nu > 1, both finite."
+            )
 
     @property
     def shape(self) -> float:
@@ -91,6 +94,18 @@ class PrecisionPrior:
     def rate(self) -> float:
         """Rate of the gamma distribution."""
         return self.nu * self.V
+
+
+def _unknown_prior(name: str, value: object, registry: Mapping[str, type]) -> OptionError:
+    """The error for a prior that is neither a name of the registry nor an instance."""
+    names = ", ".join(map(repr, registry))
+    if isinstance(value, type) and value in registry.values():
+        return OptionError(
+            f"Priors({name}={value.__name__}): expected a name or an instance, got the class itself. Write "
+            f"{name}={value.__name__}()."
+        )
+    kind = "unknown prior" if isinstance(value, str) else f"expected a name or an instance, got {type(value).__name__}"
+    return OptionError(f"Priors({name}={shown(value)}): {kind}. Choose one of {names}, or pass an instance.")
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,8 @@ class Priors:
     Raises
     ------
     OptionError
-        An unknown name; the message lists the known ones.
+        An unknown name, or something of another kind; the message lists the known ones. Every prior checks its own
+        numbers when it is made, and what a callable returns is checked when the grid is known.
 
     Examples
     --------
@@ -144,27 +160,28 @@ class Priors:
     cis: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.loadings, str):
-            if self.loadings not in PRIORS:
-                raise OptionError(
-                    f"Priors(loadings={self.loadings!r}): unknown prior. Choose one of {', '.join(map(repr, PRIORS))}, "
-                    "or pass an instance."
-                )
-            object.__setattr__(self, "loadings", PRIORS[self.loadings]())
+        check = Options(vars(self), "Priors")
+        for name, registry, base in (("loadings", PRIORS, LoadingsPrior), ("fixef", FIXEF, FixefPrior)):
+            value = getattr(self, name)
+            if isinstance(value, str) and value in registry:
+                object.__setattr__(self, name, registry[value]())
+            elif not isinstance(value, base):
+                raise _unknown_prior(name, value, registry)
+        precision = "slamglmm.PrecisionPrior(V, nu)"
+        check.kind(
+            "residual", PrecisionPrior | VarianceComponents, f"{precision} or slamglmm.VarianceComponents(V, nu)"
+        )
+        check.kind("factor", PrecisionPrior, precision)
+        check.kind("loading_effects", PrecisionPrior, precision)
+        check_masses(self.h2, "h2")
+        check_masses(self.h2_factors, "h2_factors")
         if isinstance(self.residual, VarianceComponents) and not (isinstance(self.h2, str) and self.h2 == "uniform"):
             raise OptionError(
                 "Priors(h2=..., residual=VarianceComponents(...)): priors of the variances leave no room for one of "
                 "their shares. Leave h2 out, or give residual=PrecisionPrior(V, nu)."
             )
-        if isinstance(self.fixef, str):
-            if self.fixef not in FIXEF:
-                raise OptionError(
-                    f"Priors(fixef={self.fixef!r}): unknown prior. Choose one of {', '.join(map(repr, FIXEF))}, "
-                    "or pass an instance."
-                )
-            object.__setattr__(self, "fixef", FIXEF[self.fixef]())
-        if not (isinstance(self.cis, int | float | np.number) and 0 < self.cis < np.inf):
-            raise OptionError(f"Priors(cis={self.cis!r}): expected a positive variance.")
+        if not (is_number(self.cis) and 0 < self.cis < np.inf):
+            raise check.refuse("cis", "a positive variance")
 
     @property
     def loadings_prior(self) -> LoadingsPrior:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import OptionError
+from ..options import Options
 from .fixef import Covariates, EffectScales, FixefPrior
 
 # Precisions stay finite however far a half-Cauchy scale goes.
@@ -26,8 +26,7 @@ class HorseshoeEffects(FixefPrior):
     prop_0: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.prop_0 < 1:
-            raise OptionError(f"HorseshoeEffects(prop_0={self.prop_0!r}): expected a share between 0 and 1.")
+        Options(vars(self), "HorseshoeEffects").share("prop_0")
 
     def global_scale(self, n_rows: int) -> float:
         """Scale of the half-Cauchy prior of t."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..errors import OptionError
+from ..options import Options
 from .fixef import Covariates, EffectScales, FixefPrior
 
 
@@ -31,10 +31,7 @@ class FlatEffects(FixefPrior):
     shrinks_traits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not all(0 < value < np.inf for value in (self.V, self.nu, self.df)):
-            raise OptionError(
-                f"{type(self).__name__}(V={self.V!r}, nu={self.nu!r}, df={self.df!r}): expected positive numbers."
-            )
+        Options(vars(self), type(self).__name__).number("V", "nu", "df", above=0)
 
     def start(self, columns: Covariates, n_traits: int, n_factors: int, n_rows: int) -> EffectScales:
         """Variances at V."""

@@ -14,6 +14,7 @@ from math import comb, factorial
 import numpy as np
 
 from ..errors import OptionError
+from ..options import shown
 
 H2Prior = str | Callable[[np.ndarray], np.ndarray] | np.ndarray
 # More directions than this cost more eigenbases than they are worth (R = 3: 55, R = 4: 56).
@@ -109,18 +110,14 @@ def prior_masses(prior: H2Prior, grid: ShareGrid, name: str = "h2") -> np.ndarra
     OptionError
         Unknown name, wrong length, negative or all-zero masses.
     """
+    check_masses(prior, name)
     if isinstance(prior, str):
-        if prior not in ("uniform", "spike"):
-            raise OptionError(
-                f"Priors({name}={prior!r}): expected 'uniform', 'spike', a callable density or an array of "
-                f"{len(grid.cell)} masses (one for each row of fit.grid)."
-            )
         masses = grid.cell.copy()
         if prior == "spike" and len(masses) > 1:
             masses[1:] *= 0.5 / masses[1:].sum()
             masses[0] = 0.5
     elif callable(prior):
-        masses = np.asarray(prior(grid.shares), dtype=float).reshape(-1)
+        masses = _density(prior, grid.shares, name)
         if masses.shape == grid.cell.shape:
             masses = masses * grid.cell
     else:
@@ -131,6 +128,52 @@ def prior_masses(prior: H2Prior, grid: ShareGrid, name: str = "h2") -> np.ndarra
             f"{grid.shares.shape[1]} variance share(s), got {masses.size}. The points are the rows of fit.grid; "
             "a callable receives them as an array (points × effects)."
         )
-    if not np.all(np.isfinite(masses)) or np.any(masses < 0) or masses.sum() <= 0:
-        raise OptionError(f"Priors({name}=...): masses must be finite, not negative and not all zero.")
-    return masses / masses.sum()
+    bad = ~np.isfinite(masses) | (masses < 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = masses.sum()
+    if bad.any() or not 0 < total < np.inf:
+        first = int(np.flatnonzero(bad)[0]) if bad.any() else 0
+        raise OptionError(
+            f"Priors({name}=...): masses must be finite, not negative and not all zero; they sum to {total:g}, and "
+            f"that of the shares {grid.shares[first].tolist()} is {masses[first]:g}."
+        )
+    return np.asarray(masses / total)
+
+
+def check_masses(prior: object, name: str) -> None:
+    """Refuse what can be no prior of variance shares, whatever the grid.
+
+    Raises
+    ------
+    OptionError
+        Neither "uniform" or "spike", nor a callable, nor numbers.
+    """
+    if (isinstance(prior, str) and prior in ("uniform", "spike")) or (callable(prior) and not isinstance(prior, type)):
+        return
+    if not isinstance(prior, str):
+        try:
+            if np.asarray(prior).dtype.kind in "iuf" and np.ndim(prior) > 0:
+                return
+        except ValueError:  # rows of different lengths
+            pass
+    raise OptionError(
+        f"Priors({name}={shown(prior)}): expected 'uniform', 'spike', a callable density or an array of masses (one "
+        "for each row of fit.grid)."
+    )
+
+
+def _density(prior: Callable[[np.ndarray], np.ndarray], shares: np.ndarray, name: str) -> np.ndarray:
+    """Values of a user's density at the grid points."""
+    try:
+        values = np.asarray(prior(shares.copy()))
+    except Exception as error:
+        raise OptionError(
+            f"Priors({name}=...): the callable failed with {type(error).__name__}: {error}. It gets the points of the "
+            f"grid as an array of shape {shares.shape} (points × effects) and returns one value for each point."
+        ) from error
+    if values.dtype.kind not in "biuf":
+        raise OptionError(
+            f"Priors({name}=...): the callable returned {shown(values)}: expected {len(shares)} numbers, one for each "
+            "grid point."
+        )
+    return values.astype(float).reshape(-1)

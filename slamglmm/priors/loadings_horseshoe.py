@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._kernels.loadings import draw_horseshoe_rows
-from ..errors import OptionError
+from ..options import Options
 from .loadings import LoadingScales, LoadingsPrior
 
 
@@ -24,9 +24,9 @@ class Horseshoe(LoadingsPrior):
     prop_0 : float
         Expected share of loadings that are not near zero; sets the scale of t.
     delta_shape, delta_rate : float
-        ``delta_h ~ IG(shape, rate)`` for h >= 2: 3 and 1 halve the loading variance from factor to factor.
+        Positive; ``delta_h ~ IG(shape, rate)`` for h >= 2: 3 and 1 halve the loading variance from factor to factor.
     n_sweeps : int
-        Inner sweeps of the row scales in each iteration.
+        Inner sweeps of the row scales in each iteration, at least 1.
     """
 
     prop_0: float = 0.1
@@ -35,8 +35,10 @@ class Horseshoe(LoadingsPrior):
     n_sweeps: int = 20
 
     def __post_init__(self) -> None:
-        if not 0 < self.prop_0 < 1:
-            raise OptionError(f"Horseshoe(prop_0={self.prop_0!r}): expected a share between 0 and 1.")
+        check = Options(vars(self), "Horseshoe")
+        check.share("prop_0")
+        check.number("delta_shape", "delta_rate", above=0)
+        check.whole("n_sweeps", least=1)
 
     def global_scale(self, n_rows: int) -> float:
         """Scale of the half-Cauchy prior of t."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._kernels.loadings import draw_infinite_rows
+from ..options import Options
 from .loadings import LoadingScales, LoadingsPrior
 
 
@@ -17,17 +18,23 @@ class Infinite(LoadingsPrior):
     Parameters
     ----------
     df : float
-        Degrees of freedom of the loadings' t distribution.
+        Degrees of freedom of the loadings' t distribution, positive.
     delta_1, delta_rest : tuple of float
-        Shape and rate of the gamma priors of the first and of the later ratios (not truncated).
+        Shape and rate, both positive, of the gamma priors of the first and of the later ratios (not truncated).
     n_sweeps : int
-        Inner sweeps of the row scales in each iteration.
+        Inner sweeps of the row scales in each iteration, at least 1.
     """
 
     df: float = 3.0
     delta_1: tuple[float, float] = (2.0, 1.0)
     delta_rest: tuple[float, float] = (3.0, 1.0)
     n_sweeps: int = 20
+
+    def __post_init__(self) -> None:
+        check = Options(vars(self), "Infinite")
+        check.number("df", above=0)
+        check.numbers("delta_1", "delta_rest", length=2, above=0)
+        check.whole("n_sweeps", least=1)
 
     def start(self, n_traits: int, n_factors: int, n_rows: int) -> LoadingScales:
         """Unit scales."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._kernels.loadings import draw_infinite_rows
-from ..errors import OptionError
+from ..options import Options
 from .loadings import LoadingScales, LoadingsPrior
 
 
@@ -18,13 +18,13 @@ class SpikeSlab(LoadingsPrior):
     Parameters
     ----------
     inclusion : tuple of float
-        Beta prior of pi_l, the share of the traits that load on a factor.
+        Both positive: beta prior of pi_l, the share of the traits that load on a factor.
     delta_1 : tuple of float
         Shape and rate of the gamma prior of the first ratio: ``1/delta_1``, the slab's variance, is inverse gamma.
     delta_rest : tuple of float
         Shape and rate of the gamma priors of the later ratios, ``theta_l = prod delta_h`` (not truncated).
     n_sweeps : int
-        Inner sweeps of the row scales in each iteration.
+        Inner sweeps of the row scales in each iteration, at least 1.
     """
 
     inclusion: tuple[float, float] = (1.0, 1.0)
@@ -33,8 +33,9 @@ class SpikeSlab(LoadingsPrior):
     n_sweeps: int = 20
 
     def __post_init__(self) -> None:
-        if not all(value > 0 for value in self.inclusion):
-            raise OptionError(f"SpikeSlab(inclusion={self.inclusion!r}): expected two positive numbers.")
+        check = Options(vars(self), "SpikeSlab")
+        check.numbers("inclusion", "delta_1", "delta_rest", length=2, above=0)
+        check.whole("n_sweeps", least=1)
 
     def start(self, n_traits: int, n_factors: int, n_rows: int) -> LoadingScales:
         """Every loading in, unit scales."""

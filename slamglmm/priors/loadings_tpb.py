@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._kernels.loadings import draw_infinite_rows
-from ..errors import OptionError
 from ..linalg.gig import draw_gig
+from ..options import Options
 from .loadings import LoadingScales, LoadingsPrior
 
 
@@ -23,9 +23,9 @@ class ThreeParameterBeta(LoadingsPrior):
     b : float
         Weight of the tails: 1/2 is the horseshoe's, more is lighter.
     delta_1, delta_rest : tuple of float
-        Shape and rate of the gamma priors of the first and of the later ratios, ``theta_l = prod delta_h``.
+        Shape and rate, both positive, of the gamma priors of the first and of the later ratios, ``theta_l = prod delta_h``.
     n_sweeps : int
-        Inner sweeps of the row scales in each iteration.
+        Inner sweeps of the row scales in each iteration, at least 1.
     """
 
     a: float = 0.5
@@ -35,8 +35,10 @@ class ThreeParameterBeta(LoadingsPrior):
     n_sweeps: int = 20
 
     def __post_init__(self) -> None:
-        if not (self.a > 0 and self.b > 0):
-            raise OptionError(f"ThreeParameterBeta(a={self.a!r}, b={self.b!r}): expected two positive numbers.")
+        check = Options(vars(self), "ThreeParameterBeta")
+        check.number("a", "b", above=0)
+        check.numbers("delta_1", "delta_rest", length=2, above=0)
+        check.whole("n_sweeps", least=1)
 
     def start(self, n_traits: int, n_factors: int, n_rows: int) -> LoadingScales:
         """Unit scales."""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import OptionError
+from ..options import shown
 
 # Correlations among all responses of the canonical covariances, besides one response at a time.
 CANONICAL_CORRELATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -148,11 +149,16 @@ def read_covariances(covariances: Any, p: int, traits: pd.Index, scores: np.ndar
 
 def _checked(name: str, matrix: Any, p: int, traits: pd.Index) -> np.ndarray:
     if isinstance(matrix, pd.DataFrame):
-        absent = traits.difference(matrix.index)
+        absent = traits.difference(matrix.index).union(traits.difference(matrix.columns))
         if len(absent):
-            raise OptionError(f"covariance {name!r} has no row for the response {str(absent[0])!r}.")
+            raise OptionError(f"covariance {name!r} has no row or column for the response {str(absent[0])!r}.")
         matrix = matrix.loc[traits, traits]
-    values = np.array(matrix, dtype=np.float64)
+    try:
+        values = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"covariance {name!r} is {shown(matrix)}: expected a {p} x {p} matrix, one row for each response."
+        ) from error
     if values.shape != (p, p):
         raise OptionError(f"covariance {name!r} has shape {values.shape}; there are {p} responses.")
     size = np.abs(values).max(initial=0.0)

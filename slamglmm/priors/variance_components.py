@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import OptionError, shortlist
+from ..options import Options, is_number
 from .h2_grid import ShareGrid
 
 RESIDUAL = "Residual"
@@ -54,11 +55,15 @@ class VarianceComponents:
     relative: bool = False
 
     def __post_init__(self) -> None:
+        check = Options(vars(self), "VarianceComponents")
         for name in ("V", "nu"):
             value = getattr(self, name)
             numbers = list(value.values()) if isinstance(value, Mapping) else [value]
-            if not all(isinstance(number, (int, float)) and 0 < number < np.inf for number in numbers):
-                raise OptionError(f"VarianceComponents({name}={value!r}): expected positive numbers.")
+            if not numbers or not all(is_number(number) and 0 < number < np.inf for number in numbers):
+                raise check.refuse(
+                    name, "positive numbers: one for all, or a dict of one for each random effect and 'Residual'"
+                )
+        check.flag("relative")
 
     def on_grid(
         self, labels: Sequence[str], grid: ShareGrid, scale: np.ndarray, units: np.ndarray

@@ -10,8 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import __version__
-from ..errors import DataError
+from ..errors import DataError, FitError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,6 +124,32 @@ class Result(ABC):
     @abstractmethod
     def _read(cls, folder: Path) -> Result:
         """Read a folder that `save` wrote; `slamglmm.load` finds the class."""
+
+
+def refuse_not_finite(fitter: str, numbers: Mapping[str, Any], advice: str = "") -> None:
+    """Stop a fit whose numbers are not numbers: better no answer than one that is none.
+
+    Parameters
+    ----------
+    fitter : str
+    numbers : mapping
+        Quantity -> values, all of which must be finite.
+    advice : str
+        What else may be the reason.
+
+    Raises
+    ------
+    FitError
+    """
+    for name, given in numbers.items():
+        values = np.asarray(given)
+        bad = int(np.sum(~np.isfinite(values)))
+        if bad:
+            raise FitError(
+                f"{fitter} broke down: {bad} of {values.size} values of {name} are NaN or infinite, so there is no "
+                "result. Look for extreme values or units among responses, covariates, weights and matrices "
+                f"(data.describe()), and rescale them.{' ' + advice if advice else ''} Report it if they are ordinary."
+            )
 
 
 def load(path: str | Path) -> Any:

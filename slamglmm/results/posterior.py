@@ -15,6 +15,7 @@ import xarray as xr
 
 from ..diagnostics import diagnose
 from ..errors import DataError, OptionError, shortlist
+from ..options import Options, probability
 from ..relmat import effects_of_markers
 from . import covariance, data_scale
 from .alignment import align_loadings, factors_carrying
@@ -556,6 +557,8 @@ class SlamResult(Result):
         ... )
         True
         """
+        if interval is not None:
+            probability(interval, "interval")
         labels = self._labels_of(random)
         to_data = _is_data(scale) and bool(self.data_scales)
         if to_data:
@@ -854,7 +857,7 @@ class SlamResult(Result):
         -------
         Summary
         """
-        return slam_summary(self, prob)
+        return slam_summary(self, probability(prob))
 
     def extend(self, draws: int, *, progress: bool | None = None) -> SlamResult:
         """Continue every chain on its own random stream.
@@ -879,6 +882,9 @@ class SlamResult(Result):
         >>> fit.posterior.sizes["draw"]
         50
         """
+        check = Options({"draws": draws, "progress": progress}, "extend")
+        check.whole("draws", least=1)
+        check.flag("progress", optional=True)
         return self.chains.extend(self, draws, progress)
 
     @property
@@ -1127,15 +1133,13 @@ def _pooled(draws: np.ndarray) -> np.ndarray:
 
 
 def _is_data(scale: str) -> bool:
-    if scale not in ("latent", "data"):
-        raise OptionError(f"scale={scale!r}: expected 'latent' or 'data'.")
+    Options({"scale": scale}).choice("scale", ("latent", "data"))
     return scale == "data"
 
 
 def _tails(prob: float, name: str = "prob") -> list[float]:
-    if not 0 < prob < 1:
-        raise OptionError(f"{name}={prob!r}: expected a probability between 0 and 1.")
-    return [0.5 * (1 - prob), 0.5 * (1 + prob)]
+    mass = probability(prob, name)
+    return [0.5 * (1 - mass), 0.5 * (1 + mass)]
 
 
 def _interval_table(draws: np.ndarray, index: pd.Index, prob: float) -> pd.DataFrame:

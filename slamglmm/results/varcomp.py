@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import OptionError, shortlist
+from ..options import probability
 from .base import Result
 from .new_markers import marker_part
 
@@ -691,6 +692,4 @@ class NetgsaResult:
 
 def _normal_quantile(level: float, name: str) -> float:
     """Standard errors on either side of an estimate that hold this probability."""
-    if not 0 < level < 1:
-        raise OptionError(f"{name}={level!r}: expected a probability between 0 and 1.")
-    return NormalDist().inv_cdf((1 + level) / 2)
+    return NormalDist().inv_cdf((1 + probability(level, name)) / 2)

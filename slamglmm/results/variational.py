@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.special import expit
 
 from ..errors import OptionError, shortlist
+from ..options import Options, probability
 from .base import Result
 from .new_markers import marker_part
 from .show import Summary, mr_mash_summary, sparse_lmm_fits_summary, sparse_lmm_summary
@@ -197,10 +198,11 @@ class SparseLmmResult(VariationalResult):
             mean, lower, upper. For the binomial family on the scale of the linear predictor, the logistic
             distribution's variance counting as residual.
         """
-        if not 0 < interval < 1:
-            raise OptionError(f"pve: interval must lie between 0 and 1, got {interval!r}.")
+        tail = (1.0 - probability(interval, "interval")) / 2.0
+        check = Options({"draws": draws, "seed": seed}, "pve")
+        check.whole("draws", least=1)
+        check.seed()
         values = self.regression.explained_variances(draws, self.options["seed"] if seed is None else seed)
-        tail = (1.0 - interval) / 2.0
         return pd.Series(
             {"mean": values.mean(), "lower": np.quantile(values, tail), "upper": np.quantile(values, 1.0 - tail)}
         )
@@ -228,10 +230,9 @@ class SparseLmmResult(VariationalResult):
         DataFrame
             Index (lead, marker), most probable first; columns prob and correlation (with the lead).
         """
-        if not 0 < level < 1:
-            raise OptionError(f"credible_set: level must lie between 0 and 1, got {level!r}.")
-        if not 0 <= min_correlation <= 1:
-            raise OptionError(f"credible_set: min_correlation must lie between 0 and 1, got {min_correlation!r}.")
+        probability(level, "level")
+        check = Options({"threshold": threshold, "min_correlation": min_correlation}, "credible_set")
+        check.number("threshold", "min_correlation", least=0, most=1)
         leads = np.flatnonzero(self.pip.to_numpy() > threshold)
         names = self.pip.index
         parts: list[pd.DataFrame] = []
@@ -278,6 +279,10 @@ class SparseLmmResult(VariationalResult):
         -------
         DataFrame, row × response
         """
+        check = Options({"random": random, "new_levels": new_levels, "scale": scale}, "predict")
+        check.choice("random", ("all", "none"))
+        check.choice("new_levels", ("error", "zero", "relmat"))
+        check.choice("scale", ("response", "link"))
         if newdata is None:
             values = self.fitted_values
             index = self.design.X.index
@@ -308,7 +313,7 @@ class SparseLmmResult(VariationalResult):
         prob : float
             Mass of the interval of the share of variance explained.
         """
-        return sparse_lmm_summary(self, prob)
+        return sparse_lmm_summary(self, probability(prob))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -437,7 +442,7 @@ class SparseLmmFits(Result, Mapping[str, SparseLmmResult]):
         prob : float
             Mass of the interval of the share of variance explained.
         """
-        return sparse_lmm_fits_summary(self, prob)
+        return sparse_lmm_fits_summary(self, probability(prob))
 
     def _write(self, folder: Path) -> None:
         _write_fields(self, folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,11 +13,13 @@ import pandas as pd
 from ... import __version__
 from ..._kernels.columns import add_columns
 from ...design import Design
-from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist
+from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist, warn
 from ...genotypes import Markers, match_rows, read_markers
 from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
 from ...linalg.threads import single_threaded_blas
+from ...options import Options, shown
 from ...priors.mixture import MixturePrior, automatic_grid, read_covariances
+from ...results.base import refuse_not_finite
 from ...results.variational import MrMashResult
 from .mash import Mash, MashState, constrained, fit, maximise, start
 from .missing import MissingCells
@@ -52,8 +53,13 @@ def fit_mr_mash(
         raise OptionError("mr_mash needs responses: pass Y=, or name them on the left of '~'.")
     if design.terms:
         raise OptionError(f"mr_mash takes no random effects; found {shortlist(t.label for t in design.terms)}.")
-    if not tol > 0 or not max_iter >= 1:
-        raise OptionError(f"tol and max_iter must be positive, got {tol!r} and {max_iter!r}.")
+    check = Options(options)
+    check.flag("null", "standardize")
+    check.number("tol", above=0)
+    check.whole("max_iter", least=1)
+    check.whole("rank", least=1, optional=True, advice="Rank 0 is residual_cov='spherical'.")
+    if start_from not in ("best", "total", "residual"):
+        raise OptionError(f"start={shown(start_from)}: expected 'best', 'total' or 'residual'.")
     Y = design.Y.to_numpy(dtype=np.float64).T.copy()
     if design.offset is not None:
         Y -= design.offset
@@ -97,9 +103,9 @@ def fit_mr_mash(
         from_all = np.zeros((p, given.n))
         add_columns(given.columns(fill=means), np.ascontiguousarray(scaled.T), np.empty(0), from_all)
     if not state.converged:
-        warnings.warn(
-            f"mr_mash has not converged in {max_iter} sweeps; raise max_iter or tol.", ConvergenceWarning, stacklevel=3
-        )
+        warn(f"mr_mash has not converged in {max_iter} sweeps; raise max_iter or tol.", ConvergenceWarning)
+    numbers = {"elbo": state.elbo, "coef": scaled, "coef_sd": posterior.sd, "lfsr": posterior.lfsr}
+    refuse_not_finite("mr_mash", {**numbers, "weights": state.weights, "residual_cov": state.sigma})
     fitted = design.X.to_numpy(dtype=np.float64) @ covariates + from_all[:, everyone].T
     imputed = fitted.copy()
     imputed[kept] = state.complete[:, at].T
@@ -143,8 +149,6 @@ def _climb(
     responses out of it again. So the other start is a fit with uncorrelated residuals, whose markers have to explain
     the correlations, and the residual covariance that it leaves.
     """
-    if start_from not in ("best", "total", "residual"):
-        raise OptionError(f"start must be 'best', 'total' or 'residual', got {start_from!r}.")
     several = model.residual_cov in ("full", "low_rank") and len(model.Y) > 1
     ends: dict[str, MashState] = {}
     if start_from != "residual" or not several:
@@ -220,9 +224,12 @@ def _prior(
             raise OptionError(f"grid must be 'auto' or variances, got {grid!r}.")
         values = automatic_grid(effect, error)
     else:
-        values = np.atleast_1d(np.asarray(grid, dtype=np.float64))
+        try:
+            values = np.atleast_1d(np.asarray(grid, dtype=np.float64))
+        except (TypeError, ValueError):
+            values = np.empty(0)
         if values.ndim != 1 or not len(values) or not (np.isfinite(values).all() and (values > 0).all()):
-            raise OptionError(f"grid must be positive variances, got {grid!r}.")
+            raise OptionError(f"grid must be positive variances, or 'auto', got {shown(grid)}.")
     return MixturePrior(tuple(named), np.array(list(named.values())), values, bool(null))
 
 
@@ -234,11 +241,19 @@ def _residual(
     if not isinstance(residual_cov, str):
         frame = residual_cov
         if isinstance(frame, pd.DataFrame):
-            absent = traits.difference(frame.index)
+            absent = traits.difference(frame.index).union(traits.difference(frame.columns))
             if len(absent):
-                raise OptionError(f"residual_cov has no row for the response {str(absent[0])!r}.")
+                raise OptionError(f"residual_cov has no row or column for the response {str(absent[0])!r}.")
             frame = frame.loc[traits, traits]
-        known = np.array(frame, dtype=np.float64)
+        try:
+            known = np.array(frame, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"residual_cov={shown(residual_cov)}: expected {', '.join(map(repr, RESIDUAL_KINDS))} or a positive "
+                f"definite {p} x {p} matrix."
+            ) from error
+        if not np.isfinite(known).all():
+            raise OptionError("residual_cov must be finite; it has NaN or infinite entries.")
         if known.shape != (p, p) or not np.allclose(known, known.T) or np.linalg.eigvalsh(known)[0] <= 0:
             raise OptionError(f"residual_cov must be a positive definite {p} x {p} matrix, got shape {known.shape}.")
         return "known", known, 0
@@ -249,8 +264,12 @@ def _residual(
     if rank is not None and residual_cov != "low_rank":
         raise OptionError("rank is for residual_cov='low_rank' only.")
     q = max(1, min(5, p // 3)) if rank is None else int(rank)
-    if residual_cov == "low_rank" and not 0 <= q < p:
-        raise OptionError(f"rank must lie between 0 and {p - 1} for {p} responses, got {rank!r}.")
+    if residual_cov == "low_rank" and q >= p:
+        raise OptionError(
+            f"rank={rank!r}: expected an integer from 1 to {p - 1}, below the number of responses ({p})."
+            if p > 1
+            else "residual_cov='low_rank' needs at least two responses; for one write residual_cov='full'."
+        )
     sigma = np.array(pd.DataFrame(residual.T).cov())
     sigma[np.isnan(sigma)] = 0.0
     if residual.shape[1] < 2 * p or np.isnan(residual).any():
@@ -268,7 +287,10 @@ def _start_weights(prior_weights: Any, prior: MixturePrior) -> np.ndarray:
         return np.full(prior.n_mix, 1.0 / prior.n_mix)
     if isinstance(prior_weights, Mapping | pd.Series):
         prior_weights = pd.Series(prior_weights).reindex(prior.labels).to_numpy()
-    values = np.asarray(prior_weights, dtype=np.float64)
+    try:
+        values = np.asarray(prior_weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
     if values.shape != (prior.n_mix,) or not (values >= 0).all() or not np.isclose(values.sum(), 1.0):
         raise OptionError(f"prior_weights must be {prior.n_mix} probabilities that sum to 1, one for each component.")
     return values
@@ -291,9 +313,8 @@ def _covariates(
 def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
     constant = projected.constant
     if len(constant):
-        warnings.warn(
+        warn(
             f"{len(constant)} of {projected.m} markers do not vary beyond the covariates in the rows of the fit "
             f"({shortlist(source.names[constant[:6]])}); their effects are 0.",
             SlamWarning,
-            stacklevel=4,
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import OptionError
 from ...linalg.threads import BlockPool, single_threaded_blas
+from ...options import Options
 from ..monitor import Ticker
 from .adaptation import adapt_factors, with_factors_of
 from .draws import DTYPES, MOMENTS, STORABLE, DrawBuffer, RunningMeans, buffer_length
@@ -32,15 +33,13 @@ class Schedule:
     n_jobs: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("draws", 1), ("burn", 0), ("thin", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
-                raise OptionError(f"{name}={value!r}: expected an integer of at least {least}.")
+        check = Options(vars(self))
+        check.whole("draws", "thin", least=1)
+        check.whole("burn", least=0)
         unknown = [name for name in self.store if name not in STORABLE]
         if unknown:
             raise OptionError(f"store={self.store!r}: unknown {unknown}. Choose from {', '.join(STORABLE)}.")
-        if self.store_dtype not in DTYPES:
-            raise OptionError(f"store_dtype={self.store_dtype!r}: expected one of {', '.join(map(repr, DTYPES))}.")
+        check.choice("store_dtype", DTYPES)
 
     @property
     def iterations(self) -> int:

@@ -12,6 +12,7 @@ from ...linalg.covariances import TurnedRows
 from ...linalg.families import kernel_root
 from ...linalg.threads import BLOCK, blocks
 from ...links import Parameters
+from ...results.base import refuse_not_finite
 from .blocks import draw_effects
 from .effect_variances import EffectVariances
 from .own_rows import OwnRows
@@ -238,6 +239,12 @@ class DrawBuffer:
         if name not in self.values:
             self.values[name] = np.empty((self._n_draws, *value.shape), self._dtype)
         self.values[name][self.n] = value
+        # Effects of columns that cannot be estimated may be NaN; everything else is a number or the chain is lost.
+        if name != "B":
+            float32 = "float32 holds numbers up to 3e38: store_dtype='float64' up to 1e308."
+            refuse_not_finite(
+                "slam", {name: self.values[name][self.n]}, float32 if self._dtype == "float32" else ""
+            )
 
     def drawn(self) -> dict[str, np.ndarray]:
         """The draws so far, loadings as (draw, factor, trait)."""

@@ -19,6 +19,7 @@ from ...design import Design
 from ...design.cis import CisColumns
 from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning, shortlist, warn
 from ...links import LinkChoice, Regression, kept_by_links
+from ...options import Options
 from ...priors import Priors
 from ...results import load
 from ...results.curves import CurveBasis
@@ -164,25 +165,16 @@ def fit_slam(
     seed: int | None,
     n_threads: int | None,
     n_jobs: int,
-    store: tuple[str, ...] | None,
+    store: str | Sequence[str] | None,
     store_dtype: str,
     out: str | Path | None,
     progress: bool | None,
 ) -> SlamResult:
     """Fit the model to a design; arguments as in `slamglmm.slam`."""
-    if not isinstance(priors, Priors):
-        raise OptionError(
-            f"priors={priors!r}: expected slamglmm.Priors(...), such as slamglmm.Priors(loadings='infinite')."
-        )
-    for name, value in (("chains", chains), ("n_threads", 1 if n_threads is None else n_threads)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise OptionError(f"{name}={value!r}: expected an integer of at least 1.")
-    if not isinstance(n_jobs, int | np.integer) or n_jobs == 0:
-        raise OptionError(f"n_jobs={n_jobs!r}: expected the number of chains at the same time, or -1 for all cores.")
-    if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
-        raise OptionError(f"seed={seed!r}: expected an integer of at least 0, or None.")
+    _check_options(locals())
+    store = (*DEFAULT_STORE, *kept_by_links(link)) if store is None else store
     schedule = Schedule(
-        draws, burn, thin, store or (*DEFAULT_STORE, *kept_by_links(link)), store_dtype, n_threads, n_jobs
+        draws, burn, thin, (store,) if isinstance(store, str) else tuple(store), store_dtype, n_threads, n_jobs
     )
     begin = time.perf_counter()
     options: dict[str, Any] = {"priors": priors, "n_factors": n_factors, "h2_grid": h2_grid, "link": link}
@@ -193,8 +185,6 @@ def fit_slam(
         options["factor_formula"] = factor_design.formula
     if loadings_on is not None:
         options["loadings_on"] = loadings_on
-    if markers_on not in ("both", "factors", "traits"):
-        raise OptionError(f"markers_on={markers_on!r}: expected 'both', 'factors' or 'traits'.")
     if markers and markers_on != "both":
         options["markers_on"] = markers_on
         model["only_on"] = dict.fromkeys(markers, markers_on)
@@ -257,6 +247,25 @@ def fit_slam(
     if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(folder.path)
     return fit
+
+
+def _check_options(given: Mapping[str, Any]) -> None:
+    """Options of a wrong kind or size; `Schedule` and `build_problem` check those that are theirs."""
+    check = Options(given)
+    check.kind("priors", Priors, "slamglmm.Priors(...), such as slamglmm.Priors(loadings='infinite')")
+    check.whole("chains", least=1)
+    check.whole("n_threads", least=1, optional=True)
+    check.jobs("n_jobs", "chains")
+    check.seed()
+    check.choice("markers_on", ("both", "factors", "traits"))
+    check.flag("progress", optional=True)
+    store = given["store"]
+    if store is not None and not (
+        isinstance(store, str | list | tuple | set | frozenset | pd.Index)
+        and len(store)
+        and all(isinstance(name, str) for name in store)
+    ):
+        raise check.refuse("store", "names of what to keep, such as ('h2', 'G_diag')", "Leave it out for the default.")
 
 
 def _at_the_edge_of_the_grid(posterior: xr.Dataset, shares: np.ndarray, steps: int) -> list[str]:

@@ -21,6 +21,7 @@ from ...linalg.fixed_part import FixedPart
 from ...linalg.rotation import Rotation
 from ...linalg.threads import BLOCK, blocks, single_threaded_blas
 from ...links import LINKS, DataScale, Identity, Likelihood, LinkChoice, LinkedColumns, Measurements, assign_links
+from ...options import is_number, is_whole, shown
 from ...priors import (
     Covariates,
     FixefPrior,
@@ -349,11 +350,11 @@ def build_problem(
     OptionError
         ``n_factors``, ``h2_grid``, ``missing_memory`` or ``link`` out of range.
     """
-    if missing_memory is not None and not missing_memory >= 0:
-        raise OptionError(f"missing_memory={missing_memory!r}: expected bytes, 0 or more.")
+    if missing_memory is not None and not (is_number(missing_memory) and missing_memory >= 0):
+        raise OptionError(f"missing_memory={shown(missing_memory)}: expected bytes, 0 or more.")
     budget = PATTERN_BYTES if missing_memory is None else missing_memory
-    if not isinstance(h2_grid, int | np.integer) or h2_grid < 2:
-        raise OptionError(f"h2_grid={h2_grid!r}: expected an integer of at least 2, the number of steps from 0 to 1.")
+    if not is_whole(h2_grid) or h2_grid < 2:
+        raise OptionError(f"h2_grid={shown(h2_grid)}: expected an integer of at least 2, the number of steps from 0 to 1.")
     notes: list[str] = []
     latent, values = _lay_out_traits(design, link, priors.fixef_prior, cis)
     if latent.silent:
@@ -377,9 +378,9 @@ def build_problem(
             f"n_factors='adaptive': {k} to begin with, at most {most_factors}; in the first three quarters of burn-in "
             "unused factors are dropped (but one) and new ones added when all are used, then the number stays"
         )
-    if not isinstance(k, int | np.integer) or not 0 <= k <= min(n, p):
+    if not is_whole(k) or not 0 <= k <= min(n, p):
         raise OptionError(
-            f"n_factors={n_factors!r}: expected 'adaptive' or an integer from 0 to min(rows with data, traits) = "
+            f"n_factors={shown(n_factors)}: expected 'adaptive' or an integer from 0 to min(rows with data, traits) = "
             f"{min(n, p)}."
         )
     if asked and k == 0:

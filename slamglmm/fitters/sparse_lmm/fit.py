@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,12 @@ from scipy.special import expit, softmax
 from ... import __version__
 from ..._kernels.columns import add_columns
 from ...design import Design
-from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist
+from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist, warn
 from ...genotypes import Markers, read_markers
 from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
 from ...linalg.threads import BlockPool, single_threaded_blas
+from ...options import Options, shown
+from ...results.base import refuse_not_finite
 from ...results.variational import SparseLmmFits, SparseLmmResult
 from .binomial import Logistic, fit_logistic_grid, working_response
 from .data import RegressionData, regression_data
@@ -82,11 +82,7 @@ def fit_sparse_lmm(
     unfinished = [trait for trait, fit in zip(traits, fits, strict=True) if not fit.converged]
     if unfinished:
         which = f" for {shortlist(unfinished)}" if len(traits) > 1 else ""
-        warnings.warn(
-            f"sparse_lmm has not converged in {max_iter} sweeps{which}; raise max_iter or tol.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+        warn(f"sparse_lmm has not converged in {max_iter} sweeps{which}; raise max_iter or tol.", ConvergenceWarning)
     if len(traits) == 1:
         return fits[0]
     return SparseLmmFits(
@@ -173,26 +169,20 @@ def _fit_trait(
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    def number(name: str, high: float, words: tuple[str, ...]) -> None:
-        value = options[name]
-        if isinstance(value, str) and value in words:
-            return
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < high:
-            which = "a positive number" if high == np.inf else f"a number between 0 and {high:g}"
-            raise OptionError(f"{name} must be {', '.join(map(repr, words))} or {which}, got {value!r}.")
-
-    for name, allowed in (("family", ("gaussian", "binomial")), ("dof", ("ml", "reml"))):
-        if options[name] not in allowed:
-            raise OptionError(f"{name} must be {' or '.join(map(repr, allowed))}, got {options[name]!r}.")
-    number("pi", 1.0, ("em", "grid"))
-    number("prior_var", np.inf, ("em",))
-    number("residual_var", np.inf, ("em",))
+    check = Options(options)
+    check.choice("family", ("gaussian", "binomial"), "For counts and categories see slamglmm.slam(link=).")
+    check.choice("dof", ("ml", "reml"))
+    check.number("pi", above=0, below=1, words=("em", "grid"))
+    check.number("prior_var", "residual_var", above=0, words=("em",))
+    check.number("tol", above=0)
+    check.whole("max_iter", least=1)
+    check.flag("standardize")
+    check.path("out")
+    check.seed()
+    check.whole("n_threads", least=1, optional=True)
+    check.jobs("n_jobs", "responses")
     if options["family"] == "binomial" and options["residual_var"] != "em":
         raise OptionError("residual_var has no meaning for family='binomial'; leave it out.")
-    if not options["tol"] > 0 or not options["max_iter"] >= 1:
-        raise OptionError(f"tol and max_iter must be positive, got {options['tol']!r} and {options['max_iter']!r}.")
-    if options["n_threads"] is not None and not options["n_threads"] >= 1:
-        raise OptionError(f"n_threads must be at least 1, got {options['n_threads']!r}.")
 
 
 def _offsets(log_odds: Any, names: pd.Index) -> np.ndarray:
@@ -204,7 +194,12 @@ def _offsets(log_odds: Any, names: pd.Index) -> np.ndarray:
         if len(absent):
             raise DataError(f"log_odds lacks {len(absent)} of {len(names)} markers: {shortlist(absent)}.")
         log_odds = log_odds.reindex(names).to_numpy()
-    values = np.asarray(log_odds, dtype=np.float64)
+    try:
+        values = np.asarray(log_odds, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"log_odds={shown(log_odds)}: expected a number, or one for each marker ({len(names)})."
+        ) from error
     if values.shape not in ((), (len(names),)):
         raise DataError(f"log_odds has shape {values.shape}; expected one number a marker ({len(names)}).")
     if not np.isfinite(values).all():
@@ -421,11 +416,10 @@ def _binomial(
 def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:
     constant = projected.constant
     if 0 < len(constant) < projected.m:
-        warnings.warn(
+        warn(
             f"{len(constant)} of {projected.m} markers do not vary beyond the covariates in the rows of the fit "
             f"({shortlist(source.names[constant[:6]])}); their PIP is 0.",
             SlamWarning,
-            stacklevel=4,
         )
 
 
@@ -454,6 +448,8 @@ def _result(
     notes: tuple[str, ...],
     seconds: float,
 ) -> SparseLmmResult:
+    numbers = {"elbo": estimate.elbo, "pip": estimate.pip, "coef": estimate.coef, "coef_sd": estimate.variance}
+    refuse_not_finite("sparse_lmm", {**numbers, "residual_var": estimate.v, "prior_var": estimate.a})
     binomial = options["family"] == "binomial"
     names = data.source.names
     regression = FittedRegression(data, projected.scale, projected.weights if binomial else None, offset, estimate)
