@@ -120,7 +120,7 @@ class Options:
                 continue
             if is_number(value) and wanted.holds(value):
                 continue
-            alternatives = "".join(f"{word!r} or " for word in words)
+            alternatives = f"{', '.join(map(repr, words))} or " if words else ""
             raise self.refuse(name, f"{alternatives}a {wanted.of('number')}", advice)
 
     def share(self, *names: str) -> None:
@@ -140,7 +140,8 @@ class Options:
             shapes = {(length,), ()} if single else {(length,)}
             if _shape_of_numbers(value) in shapes and wanted.holds(value):
                 continue
-            raise self.refuse(name, f"{'a number or ' if single else ''}{length} {wanted.of('numbers')}", advice)
+            count = "two" if length == 2 else length
+            raise self.refuse(name, f"{'a number or ' if single else ''}{count} {wanted.of('numbers')}", advice)
 
     def flag(self, *names: str, optional: bool = False) -> None:
         """True or False; None too if `optional`."""

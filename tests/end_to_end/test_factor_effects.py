@@ -130,7 +130,7 @@ def test_messages(small):
     assert any("left out; factors have no intercept" in note for note in fit(
         frame.assign(one=1.0), Y, relmat, factor_formula="~ x + one", n_factors=3, draws=2, burn=2
     ).notes)  # fmt: skip
-    with pytest.raises(OptionError, match=r"SharedEffects\(V=0, nu=1.0, df=3.0\): expected positive numbers"):
+    with pytest.raises(OptionError, match=r"SharedEffects\(V=0\): expected a finite positive number"):
         sg.SharedEffects(V=0)
 
 
