@@ -14,7 +14,7 @@ from .design.cis import read_cis_columns
 from .errors import DroppedRowsWarning, OptionError, shortlist
 from .keywords import explains_calls
 from .links import LinkChoice, bind_links
-from .options import Options, by_group
+from .options import by_group
 from .priors import Priors
 from .relmat import kinship
 from .results.posterior import SlamResult

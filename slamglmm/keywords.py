@@ -74,7 +74,10 @@ ADVICE: dict[str, dict[str, str]] = {
         "n_jobs": "`mr_mash` runs in one thread: leave it out.",
         "K": "`mr_mash` takes no random effects; with one, slamglmm.sparse_lmm fits responses one by one.",
     },
-    "netgsa": {"data": "The first argument, expression, is genes × samples.", "Y": "Write expression=, genes × samples."},
+    "netgsa": {
+        "data": "The first argument, expression, is genes × samples.",
+        "Y": "Write expression=, genes × samples.",
+    },
     "": {
         "random": "Random effects stand in the formula: 'y ~ x + (1 | group)'.",
         "rcov": "The residual needs no word: each trait has its own residual variance.",

@@ -130,9 +130,7 @@ class Options:
             if not (is_number(value) and 0 < value < 1):
                 raise self.refuse(name, "a share between 0 and 1")
 
-    def numbers(
-        self, *names: str, length: int, single: bool = False, advice: str = "", **bounds: float
-    ) -> None:
+    def numbers(self, *names: str, length: int, single: bool = False, advice: str = "", **bounds: float) -> None:
         """So many finite numbers within the bounds of a `Range`, as a tuple, list or array; one for all if `single`."""
         wanted = Range(**bounds)
         for name in names:
@@ -141,7 +139,16 @@ class Options:
             if _shape_of_numbers(value) in shapes and wanted.holds(value):
                 continue
             count = "two" if length == 2 else length
-            raise self.refuse(name, f"{'a number or ' if single else ''}{count} {wanted.of('numbers')}", advice)
+            many = f"a {wanted.of('number')}, or {count} of them" if single else f"{count} {wanted.of('numbers')}"
+            raise self.refuse(name, many, advice)
+
+    def span(self, name: str) -> tuple[int, int]:
+        """A number of things from 1, or a range of such numbers; gives the range."""
+        value = self.given[name]
+        ends = (value, value) if is_whole(value) else value
+        if _shape_of_numbers(ends) != (2,) or not all(is_whole(end) for end in ends) or not 1 <= ends[0] <= ends[1]:
+            raise self.refuse(name, "an integer of at least 1, or a range of such integers (least, most)")
+        return int(ends[0]), int(ends[1])
 
     def flag(self, *names: str, optional: bool = False) -> None:
         """True or False; None too if `optional`."""

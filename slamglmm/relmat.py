@@ -38,7 +38,7 @@ class Relmat:
     """A relationship matrix with its labels.
 
     Build one with `as_relmat`, `pedigree_relmat` or, from markers, ``as_relmat(kinship(markers), name)``;
-    they do the checks, the class itself none but of the kinds of its arguments.
+    they do the checks, the class itself only those of kinds, shape and finite entries.
 
     Attributes
     ----------
@@ -61,12 +61,23 @@ class Relmat:
     inbreeding: pd.Series | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.labels, pd.Index) or isinstance(self.matrix, pd.Index | pd.DataFrame):
+        is_array = self.matrix is None or (hasattr(self.matrix, "dtype") and not isinstance(self.matrix, np.generic))
+        if not isinstance(self.labels, pd.Index) or isinstance(self.matrix, pd.Index) or not is_array:
             raise RelmatError(
                 "Relmat: expected labels (a pandas Index), then the matrix (an array), got "
                 f"{type(self.labels).__name__}, then {type(self.matrix).__name__}. As relmat= give a labelled "
                 "DataFrame or a tuple (matrix, labels), which are checked too."
             )
+        if isinstance(self.matrix, np.ndarray) or sparse.issparse(self.matrix):
+            r = len(self.labels)
+            if self.matrix.shape != (r, r):
+                raise RelmatError(f"Relmat: expected a matrix of {r} × {r} for {r} labels, got {self.matrix.shape}.")
+            values = self.matrix.data if sparse.issparse(self.matrix) else self.matrix
+            if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+                raise RelmatError(
+                    "Relmat: expected finite numbers in the matrix, got NaN, infinity or another kind. Correct them, "
+                    "or give (matrix, labels) to `as_relmat`, which names the entry."
+                )
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -205,6 +205,8 @@ class Link(ABC):
 
     # Links that carry their own data (say in long format) need no responses in the formula.
     brings_data: ClassVar[bool] = False
+    # A call that makes one, for links that cannot do without options.
+    example: ClassVar[str] = ""
     # What is kept besides the default of ``store=``.
     keeps: ClassVar[tuple[str, ...]] = ()
 

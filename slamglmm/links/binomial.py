@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit, gammaln
@@ -28,6 +28,11 @@ class Binomial(Link):
     """
 
     trials: Any = field(repr=False)
+
+    example: ClassVar[str] = (
+        "Binomial(trials=frame['trials']), with the number of successes as response (R's cbind(successes, failures): "
+        "trials is their sum); for a response of 0 and 1 link='bernoulli'"
+    )
 
     def prepare(self, data: Measurements) -> BinomialLikelihood:
         """Start between the fixed effects and the logit of the cell, by what its trials are worth."""

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..errors import DataError, OptionError, shortlist
 from ..linalg.truncated_normal import draw_truncated_normal
+from ..options import is_number, shown
 from .base import Likelihood, Link, Measurements, Parameters, fill_gaps, residual_scales
 from .data_scale import DataScale, IdentityScale
 
@@ -82,9 +83,19 @@ def _limits(name: str, option: Any, data: Measurements, default: float) -> np.nd
         unknown = [key for key in limits_of if key not in data.columns]
         if unknown:
             raise OptionError(f"censored: {name}= names {shortlist(unknown)}, not among {shortlist(data.columns)}.")
+        wrong = [key for key, limit in limits_of.items() if not is_number(limit) or np.isnan(limit)]
+        if wrong:
+            raise OptionError(
+                f"censored: {name}= has {shown(limits_of[wrong[0]])} for {str(wrong[0])!r}: expected a number. Leave "
+                "out a trait without a limit."
+            )
         by_trait = np.array([float(limits_of.get(key, default)) for key in data.columns])
         return np.broadcast_to(by_trait[:, None], (len(data.columns), len(data.rows))).copy()
     limits = data.by_cell(name, option)
+    if np.isnan(limits).all():
+        raise OptionError(
+            f"censored: {name}= is NaN everywhere, so it says nothing: expected limits (NaN only in cells without)."
+        )
     return np.where(np.isnan(limits), default, limits)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..errors import OptionError, shortlist
+from ..options import shown
 from .base import Link
 
 # What users may write: a name or a link for all columns; {name or link: columns}; [(name or link, columns), ...].
@@ -87,7 +88,7 @@ def _pairs(choice: Any) -> list[tuple[Any, Any]]:
     pairs = list(choice.items()) if isinstance(choice, Mapping) else choice
     if not isinstance(pairs, Sequence) or not pairs or any(not _is_pair(pair) for pair in pairs):
         raise OptionError(
-            f"link={choice!r}: expected a name, a link, a dict {{name: columns}} or a list of (link, columns)."
+            f"link={shown(choice)}: expected a name, a link, a dict {{name: columns}} or a list of (link, columns)."
         )
     return list(pairs)
 
@@ -99,11 +100,13 @@ def _is_pair(item: Any) -> bool:
 def _one(link: str | Link, known: Mapping[str, Any]) -> Link:
     if isinstance(link, Link):
         return link
-    if link not in known:
-        raise OptionError(f"link={link!r}: unknown link. Choose one of {', '.join(map(repr, known))}.")
-    try:
-        return known[link]()
-    except TypeError as error:
+    if isinstance(link, type) and issubclass(link, Link):
         raise OptionError(
-            f"link={link!r} needs options ({error}): pass slamglmm.links.{known[link].__name__}(...)."
-        ) from error
+            f"link={link.__name__}: expected a name or a link, got the class itself. Write "
+            f"link=slamglmm.links.{link.example or f'{link.__name__}()'}."
+        )
+    if not isinstance(link, str) or link not in known:
+        raise OptionError(f"link={shown(link)}: unknown link. Choose one of {', '.join(map(repr, known))}.")
+    if known[link].example:
+        raise OptionError(f"link={link!r} needs options: write link=slamglmm.links.{known[link].example}.")
+    return known[link]()

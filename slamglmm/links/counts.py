@@ -11,6 +11,7 @@ from scipy.special import gammaln
 from .._kernels.counts import draw_binomial_eta, draw_poisson_eta, sum_negative_binomial
 from ..errors import DataError, OptionError, shortlist
 from ..linalg.fixed_part import likelihood_regression, weighted_regression
+from ..options import Options
 from .base import Likelihood, Link, Measurements, Parameters
 from .data_scale import CountScale, DataScale
 from .log_concave import draw_cells
@@ -57,14 +58,17 @@ class NegativeBinomial(Link):
     dispersion: Any = None
     prior: tuple[float, float] = (0.2, 1.5)
 
+    def __post_init__(self) -> None:
+        Options(vars(self), "NegativeBinomial").numbers(
+            "prior", length=2, above=0, advice="They are the median of d and the sd of log d."
+        )
+
     def prepare(self, data: Measurements) -> NegativeBinomialLikelihood:
         """As for `Poisson`."""
-        if not (len(self.prior) == 2 and min(self.prior) > 0):
-            raise OptionError(f"prior={self.prior!r}: expected the median of d and the sd of log d, both above 0.")
         q = len(data.columns)
+        if self.dispersion is not None:
+            Options(vars(self), "NegativeBinomial").numbers("dispersion", length=q, single=True, above=0)
         given = np.asarray(self.prior[0] if self.dispersion is None else self.dispersion, dtype=float)
-        if given.shape not in ((), (q,)) or not (given > 0).all():
-            raise OptionError(f"dispersion: expected a number above 0, or {q} of them, got {self.dispersion!r}.")
         start = np.broadcast_to(given, q).copy()
         fields = _lay_out(data, self.size_factors, start)
         return NegativeBinomialLikelihood(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class GaussianWeights(Link):
     """
 
     weights: Any = field(repr=False)
+
+    example: ClassVar[str] = "GaussianWeights(weights), the precision 1 / variance of each cell"
 
     def prepare(self, data: Measurements) -> WeightedLikelihood:
         """Cells start between the fixed effects and their value, by what the value is worth; an offset comes off."""

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 
 from ..errors import DataError, OptionError, shortlist
+from ..options import Options
 from .base import Likelihood, Link, Measurements, Parameters, residual_scales
 from .cross_products import CrossProducts
 from .pseudo import draw_given_pseudo
@@ -36,11 +37,12 @@ class Probes(Link):
     noise_V: float = 0.5
     noise_nu: float = 3.0
 
+    example: ClassVar[str] = "Probes(genes), the gene of each column of Y"
+
     def __post_init__(self) -> None:
-        if not self.noise_V > 0 or not self.noise_nu > 1:
-            raise OptionError(
-                f"Probes: expected noise_V > 0 and noise_nu > 1, got {self.noise_V!r} and {self.noise_nu!r}."
-            )
+        check = Options(vars(self), "Probes")
+        check.number("noise_V", above=0)
+        check.number("noise_nu", above=1)
 
     def prepare(self, data: Measurements) -> ProbeLikelihood:
         """Find the genes that share probes; start at each gene's least squares over its probes."""

@@ -15,6 +15,7 @@ from ..design import Design, design
 from ..design.columns import open_frame, take_columns
 from ..errors import DataError, OptionError, shortlist
 from ..linalg.fixed_part import FixedPart
+from ..options import Options
 from .base import Likelihood, Link, Measurements, Parameters
 from .cross_products import CrossProducts
 
@@ -55,12 +56,12 @@ class Regression(Link):
 
     brings_data: ClassVar[bool] = True
     keeps: ClassVar[tuple[str, ...]] = ("Eta",)
+    example: ClassVar[str] = "Regression('height ~ bs(age, df=5)', long, individual='id')"
 
     def __post_init__(self) -> None:
-        if not self.noise_V > 0 or not self.noise_nu > 1:
-            raise OptionError(
-                f"Regression: expected noise_V > 0 and noise_nu > 1, got {self.noise_V!r} and {self.noise_nu!r}."
-            )
+        check = Options(vars(self), "Regression")
+        check.number("noise_V", above=0)
+        check.number("noise_nu", above=1)
         twice = [name for name, count in Counter(self._measured).items() if count > 1]
         if twice:
             raise OptionError(

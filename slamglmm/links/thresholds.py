@@ -12,6 +12,7 @@ import scipy.special
 from ..errors import DataError, OptionError, shortlist
 from ..linalg.fixed_part import FixedPart
 from ..linalg.truncated_normal import draw_truncated_normal, log_interval_probability
+from ..options import Options
 from .base import Likelihood, Link, Measurements, Parameters
 from .data_scale import DataScale, ThresholdScale
 
@@ -37,14 +38,13 @@ class Ordinal(Link):
     cut_sd: float = 5.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.cut_sd, int | float) and 0 < self.cut_sd < np.inf):
-            raise OptionError(f"cut_sd={self.cut_sd!r}: expected a positive number.")
+        check = Options(vars(self), "Ordinal")
+        check.number("cut_sd", above=0)
         if self.categories is not None:
-            levels = np.asarray(self.categories, dtype=float)
-            if len(levels) < 2 or np.any(np.diff(levels) <= 0) or np.any(levels != np.round(levels)):
-                raise OptionError(
-                    f"categories={self.categories!r}: expected at least two integers in increasing order."
-                )
+            levels = np.asarray(self.categories) if np.ndim(self.categories) == 1 else np.empty(0)
+            whole = levels.dtype.kind in "iuf" and np.array_equal(levels, np.round(levels))
+            if len(levels) < 2 or not whole or np.any(np.diff(levels) <= 0):
+                raise check.refuse("categories", "at least two integers in increasing order")
 
     def prepare(self, data: Measurements) -> ThresholdLikelihood:
         """Number the categories, and start at normal scores."""

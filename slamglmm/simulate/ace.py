@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..errors import OptionError
+from ..options import Options
 from ..relmat import Relmat
 from .simulated import Simulated
 
@@ -47,12 +47,12 @@ def ace(
     OptionError
         For a size, share or variance that cannot be.
     """
-    if pairs < 2:
-        raise OptionError(f"simulate.ace: pairs must be at least 2, got {pairs}.")
-    if not 0 <= identical <= 1:
-        raise OptionError(f"simulate.ace: identical must be a share, 0 to 1, got {identical}.")
-    if min(additive, common, residual) < 0:
-        raise OptionError("simulate.ace: variances must be at least 0.")
+    check = Options(locals(), "simulate.ace")
+    check.whole("pairs", least=2)
+    check.whole("n_traits", least=1)
+    check.number("identical", least=0, most=1)
+    check.number("additive", "common", "residual", least=0)
+    check.seed(generator=True)
     rng = np.random.default_rng(seed)
     n = 2 * pairs
     shared = np.where(np.arange(pairs) < round(identical * pairs), 1.0, 0.5)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..design import design
 from ..errors import OptionError
+from ..options import Options, is_whole
 from .simulated import Simulated, renamed
 from .slam import slam
 
@@ -79,16 +80,18 @@ def curves(
     OptionError
         For a number, share or size that cannot be.
     """
-    fixed, (least, most) = isinstance(times, int), (times, times) if isinstance(times, int) else times
-    if not 1 <= least <= most:
-        raise OptionError(f"simulate.curves: times must be a number or a range of numbers from 1, got {times!r}.")
-    if not 0 <= missing < 1:
-        raise OptionError(f"simulate.curves: missing must be a share, 0 <= missing < 1, got {missing}.")
+    check = Options(locals(), "simulate.curves")
+    if isinstance(traits, str) or not (isinstance(traits, Sequence) and traits and all(type(t) is str for t in traits)):
+        raise check.refuse("traits", "names of measured traits, such as ('height', 'weight')")
+    check.kind("basis", str, "the right side of a formula in terms of time, such as 'bs(time, df=4)'")
+    fixed, (least, most) = is_whole(times), check.span("times")
+    check.numbers("span", length=2)
+    if not span[0] < span[1]:
+        raise check.refuse("span", "the first and the last time, the earlier one first")
+    check.number("missing", least=0, below=1)
+    check.numbers("noise", length=len(traits), single=True, least=0)
+    check.seed(generator=True)
     sd = np.asarray(noise, dtype=float)
-    if sd.shape not in ((), (len(traits),)) or (sd < 0).any():
-        raise OptionError(
-            f"simulate.curves: noise must be a number or {len(traits)} numbers of at least 0, got {noise!r}."
-        )
     rng = np.random.default_rng(seed)
     n_columns = design(f"~ {basis}", {"time": np.linspace(*span, 100)}).X.shape[1]
     coefficients = slam(n_traits=n_columns * len(traits), seed=rng, **individuals)

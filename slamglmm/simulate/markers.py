@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from ..errors import OptionError
 from ..genotypes import write_plink
+from ..options import Options
 from .simulated import Simulated
 
 # Markers simulated at a time.
@@ -96,14 +96,10 @@ def draw_markers(
 
 def refuse(fitter: str, given: dict[str, Any]) -> None:
     """Options that cannot be, one message each."""
-    least = {"n": 2, "n_markers": 1, "n_traits": 1, "causal": 0, "covariates": 0, "ld_block": 1}
-    for name, minimum in least.items():
-        if given[name] < minimum:
-            raise OptionError(f"simulate.{fitter}: {name} must be at least {minimum}, got {given[name]}.")
-    if given["causal"] > given["n_markers"]:
-        raise OptionError(
-            f"simulate.{fitter}: causal must be at most n_markers = {given['n_markers']}, got {given['causal']}."
-        )
-    for name in ("h2", "ld", "missing"):
-        if not 0 <= given[name] < 1:
-            raise OptionError(f"simulate.{fitter}: {name} must be a share, 0 <= {name} < 1, got {given[name]}.")
+    check = Options(given, f"simulate.{fitter}")
+    check.whole("n", least=2)
+    check.whole("n_markers", "n_traits", "ld_block", least=1)
+    check.whole("covariates")
+    check.whole("causal", most=int(given["n_markers"]), advice="They are among the n_markers markers.")
+    check.number("h2", "ld", "missing", least=0, below=1)
+    check.seed(generator=True)

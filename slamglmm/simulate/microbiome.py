@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..options import Options
 from .ace import ace
 
 
@@ -69,7 +70,17 @@ def microbiome(
     Returns
     -------
     SimulatedCommunities
+
+    Raises
+    ------
+    OptionError
+        For a size or variance that cannot be.
     """
+    check = Options(locals(), "simulate.microbiome")
+    check.whole("pairs", least=2)
+    check.whole("n_taxa", "depth", least=1)
+    check.number("additive", "common", "residual", least=0)
+    check.seed(generator=True)
     rng = np.random.default_rng(seed)
     twins = ace(pairs=pairs, additive=additive, common=common, residual=residual, n_traits=n_taxa, seed=rng)
     log_abundance = twins.Y.to_numpy() + rng.normal(0, 1.5, n_taxa)

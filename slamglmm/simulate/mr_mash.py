@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import OptionError
+from ..options import Options
 from .markers import SimulatedMarkers, draw_markers, refuse
 
 
@@ -61,15 +62,15 @@ def mr_mash(
     """
     refuse("mr_mash", locals())
     kinds = ["shared", "independent", "single"]
-    if pattern not in (*kinds, "mixed"):
-        raise OptionError(f"simulate.mr_mash: pattern must be one of {(*kinds, 'mixed')}, got {pattern!r}.")
+    check = Options(locals(), "simulate.mr_mash")
+    check.choice("pattern", (*kinds, "mixed"))
+    check.number("residual_correlation", above=-1, below=1)
+    check.number("missing_responses", least=0, below=1)
     R = (1.0 - residual_correlation) * np.eye(n_traits) + residual_correlation
     if n_traits > 1 and not np.linalg.eigvalsh(R)[0] > 0:
         raise OptionError(
             f"simulate.mr_mash: residual_correlation {residual_correlation} is impossible for {n_traits} responses."
         )
-    if not 0 <= missing_responses < 1:
-        raise OptionError(f"simulate.mr_mash: missing_responses must be a share below 1, got {missing_responses}.")
     rng = np.random.default_rng(seed)
     ids = pd.Index([f"i{k + 1}" for k in range(n)])
     traits = pd.Index([f"y{j + 1}" for j in range(n_traits)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import OptionError
+from ..options import Options, is_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +86,19 @@ def netgsa(
     OptionError
         For a size or share that cannot be.
     """
-    if not 1 <= n_pathways <= n_genes // 2:
+    check = Options(locals(), "simulate.netgsa")
+    check.whole("n_genes", least=2)
+    check.whole("n_pathways", least=1)
+    if n_pathways > n_genes // 2:
         raise OptionError(f"simulate.netgsa: {n_genes} genes do not make {n_pathways} pathways of two or more.")
-    if not 0 <= strength < 1:
-        raise OptionError(f"simulate.netgsa: strength must be below 1 for I - A to be invertible, got {strength}.")
+    if not (isinstance(n_samples, Sequence) and n_samples and all(is_whole(n) and n >= 1 for n in n_samples)):
+        raise check.refuse("n_samples", "the number of samples of each condition, at least 1 each, such as (40, 30)")
+    check.whole("changed", most=n_pathways)
+    check.number("shift")
+    check.number("density", "rewired", least=0, most=1)
+    check.number("strength", least=0, below=1, advice="Otherwise I - A has no inverse.")
+    check.number("gamma", "epsilon", least=0)
+    check.seed(generator=True)
     rng = np.random.default_rng(seed)
     genes = [f"g{i + 1:0{len(str(n_genes))}d}" for i in range(n_genes)]
     parts = np.array_split(np.arange(n_genes), n_pathways)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import OptionError
+from ..options import Options
 from .simulated import Simulated, renamed
 from .slam import slam
 
@@ -68,13 +68,15 @@ def probes(
     OptionError
         For a number or share that cannot be.
     """
-    least, most = (per_gene, per_gene) if isinstance(per_gene, int) else per_gene
-    if n_genes < 1 or not 1 <= least <= most:
-        raise OptionError(f"simulate.probes: expected at least one gene and probe, got {n_genes} and {per_gene!r}.")
-    if not 0 <= missing < 1 or not 0 <= shared <= 1:
-        raise OptionError(f"simulate.probes: missing and shared must be shares, got {missing} and {shared}.")
-    if not 0 <= noise[0] <= noise[1]:
-        raise OptionError(f"simulate.probes: noise must be two standard deviations, got {noise!r}.")
+    check = Options(locals(), "simulate.probes")
+    check.whole("n_genes", least=1)
+    least, most = check.span("per_gene")
+    check.number("missing", least=0, below=1)
+    check.number("shared", least=0, most=1)
+    check.numbers("noise", length=2, least=0)
+    if noise[0] > noise[1]:
+        raise check.refuse("noise", "two standard deviations, the smaller one first")
+    check.seed(generator=True)
     rng = np.random.default_rng(seed)
     of_genes = slam(n_traits=n_genes, seed=rng, **individuals)
     names = [f"gene{column.removeprefix('trait')}" for column in of_genes.Y.columns]

@@ -10,6 +10,7 @@ from scipy import linalg
 from scipy.special import expit
 
 from ..errors import OptionError
+from ..options import Options, by_group
 from ..relmat import as_relmat, kinship
 from .simulated import Simulated
 
@@ -135,6 +136,8 @@ def slam(
         )
     frame = frame.loc[frame.index.repeat(records)].reset_index(drop=True)
     n = len(frame)
+    if size_factors is not None:
+        Options(locals(), "simulate.slam").numbers("size_factors", length=n, above=0)
     traits = _numbered("trait", n_traits)
     factors = _numbered("factor", n_factors)
 
@@ -277,38 +280,25 @@ def _shares(terms: list[str], name: str, first: Any, second: np.ndarray) -> np.n
 
 def _refuse(given: dict[str, Any]) -> None:
     """Options of `slam` that cannot be, one message each."""
+    check = Options(given, "simulate.slam")
     if given["lines"] is not None and given["relmat"] is not None:
         raise OptionError("simulate.slam: give lines or relmat, not both.")
-    if given["relmat"] is not None and len(given["relmat"]) != 1:
+    if given["relmat"] is not None and len(by_group("relmat", given["relmat"], "matrix")) != 1:
         raise OptionError(f"simulate.slam: relmat must hold one grouping factor, got {len(given['relmat'])}.")
-    links = ("identity", "poisson", "negative_binomial", "binomial")
-    if given["link"] not in links:
-        raise OptionError(f"simulate.slam: link={given['link']!r}: expected one of {', '.join(links)}.")
-    if not given["dispersion"] > 0:
-        raise OptionError(f"simulate.slam: dispersion must be above 0, got {given['dispersion']}.")
-    least = {
-        "families": 1,
-        "per_family": 1,
-        "lines": 2,
-        "records": 1,
-        "n_traits": 1,
-        "n_factors": 0,
-        "n_second": 1,
-        "trials": 1,
-    }
-
-    for name, minimum in least.items():
-        if given[name] is not None and given[name] < minimum:
-            raise OptionError(f"simulate.slam: {name} must be at least {minimum}, got {given[name]}.")
-    if not 0 <= given["missing"] < 1:
-        raise OptionError(f"simulate.slam: missing must be a share, 0 <= missing < 1, got {given['missing']}.")
-    if not 0 < given["density"] <= 1:
-        raise OptionError(f"simulate.slam: density must be a share, 0 < density <= 1, got {given['density']}.")
+    check.choice("link", ("identity", "poisson", "negative_binomial", "binomial"))
+    check.whole("families", "per_family", "records", "n_traits", "n_second", "trials", least=1)
+    check.whole("lines", least=2, optional=True)
+    check.whole("n_factors")
+    check.number("dispersion", above=0)
+    check.number("intercept")
+    check.number("missing", least=0, below=1)
+    check.number("density", above=0, most=1)
+    check.flag("covariate", "covariances")
+    check.kind("second", str | None, "the name of a second grouping factor, or None")  # type: ignore[arg-type]
     n_factors, n_traits = given["n_factors"], given["n_traits"]
-    lengths = {"factor_h2": n_factors, "resid_h2": n_traits, "resid_var": n_traits, "second_h2": n_factors + n_traits}
-    for name, length in lengths.items():
-        shape = np.shape(given[name])
-        if shape not in ((), (length,)):
-            raise OptionError(f"simulate.slam: {name} must be a number or {length} numbers, got shape {shape}.")
-    if np.min(given["resid_var"]) <= 0:
-        raise OptionError(f"simulate.slam: resid_var must be positive, got {np.min(given['resid_var'])}.")
+    if given["factor_h2"] is not None:
+        check.numbers("factor_h2", length=n_factors, single=True)
+    check.numbers("resid_h2", length=n_traits, single=True)
+    check.numbers("resid_var", length=n_traits, single=True, above=0)
+    check.numbers("second_h2", length=n_factors + n_traits, single=True)
+    check.seed(generator=True)

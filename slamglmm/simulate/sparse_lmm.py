@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import OptionError
+from ..options import Options
 from .markers import SimulatedMarkers, draw_markers, refuse
 
 
@@ -67,8 +67,9 @@ def sparse_lmm(
         For a size or share that cannot be.
     """
     refuse("sparse_lmm", locals())
-    if family not in ("gaussian", "binomial"):
-        raise OptionError(f"simulate.sparse_lmm: family must be 'gaussian' or 'binomial', got {family!r}.")
+    check = Options(locals(), "simulate.sparse_lmm")
+    check.choice("family", ("gaussian", "binomial"))
+    check.path("bed")
     rng = np.random.default_rng(seed)
     ids = pd.Index([f"i{k + 1}" for k in range(n)])
     traits = ["y"] if n_traits == 1 else [f"y{j + 1}" for j in range(n_traits)]

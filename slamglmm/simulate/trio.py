@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..errors import OptionError
+from ..options import Options
 from ..relmat import Relmat
 from .simulated import Simulated
 
@@ -60,10 +60,12 @@ def trio(
     Yue, K. et al. (2021). REHE: fast variance components estimation for linear mixed models. Genetic Epidemiology 45,
     891-905.
     """
-    if condition not in KINSHIPS:
-        raise OptionError(f"simulate.trio: condition must be 1, 2 or 3, got {condition!r}.")
-    if families < 2 or min(kinship_var, residual) < 0:
-        raise OptionError("simulate.trio: at least 2 families and variances of at least 0 are needed.")
+    check = Options(locals(), "simulate.trio")
+    check.whole("families", least=2)
+    check.whole("condition", least=min(KINSHIPS), most=max(KINSHIPS))
+    check.whole("n_traits", least=1)
+    check.number("kinship_var", "residual", least=0)
+    check.seed(generator=True)
     rng = np.random.default_rng(seed)
     n = 3 * families
     ids = pd.Index([f"p{i + 1:0{len(str(n))}d}" for i in range(n)])

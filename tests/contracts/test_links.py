@@ -290,7 +290,12 @@ def test_bad_counts():
     refused(Poisson(), zero, data, "'t1' have no counts above zero")
     refused(Poisson([1, 1, 0, 1]), good, option, r"size_factors must be above 0 and finite; 't0' has 0 in row 2")
     refused(Poisson("libraries"), good, option, "expected numbers or 'library'")
-    refused(NegativeBinomial(dispersion=[1.0, -1.0]), good, option, "dispersion: expected a number above 0, or 2")
+    refused(
+        NegativeBinomial(dispersion=[1.0, -1.0]),
+        good,
+        option,
+        r"dispersion=\[1.0, -1.0\]\): expected a finite positive number, or two of them",
+    )
     refused(NegativeBinomial(prior=(0.2, 0.0)), good, option, "expected the median of d and the sd of log d")
     refused(Binomial(4), good, data, r"2 cell\(s\) have more successes than trials \(first: 5 of 4 for 't0' in row 2")
     refused(Binomial(1.5), np.zeros((2, 4)), option, "expected whole numbers of at least 0")

@@ -119,7 +119,7 @@ def test_thresholds_refuse():
     refused(Ordinal(), [1, 2, 3], "categories have thresholds of their own", OptionError, 1.0)
     with pytest.raises(OptionError, match="at least two integers in increasing order"):
         Ordinal(categories=[2, 1])
-    with pytest.raises(OptionError, match="cut_sd=0: expected a positive number"):
+    with pytest.raises(OptionError, match=r"Ordinal\(cut_sd=0\): expected a finite positive number"):
         Ordinal(cut_sd=0)
     with pytest.raises(DataError, match=r"categories '5\.0' were not among the '1\.0', '2\.0' of the fit"):
         Ordinal().prepare(measurements([1, 2, 1])).with_data(np.array([[1.0, 2.0, 5.0]]))

@@ -111,7 +111,9 @@ def test_messages():
         PRIORS["horseshoe"](prop_0=1.0)
     with pytest.raises(OptionError, match=r"ThreeParameterBeta\(a=0\): expected a finite positive number"):
         PRIORS["tpb"](a=0)
-    with pytest.raises(OptionError, match=r"SpikeSlab\(inclusion=\(1.0, -1.0\)\): expected two finite positive numbers"):
+    with pytest.raises(
+        OptionError, match=r"SpikeSlab\(inclusion=\(1.0, -1.0\)\): expected two finite positive numbers"
+    ):
         PRIORS["spike_slab"](inclusion=(1.0, -1.0))
     with pytest.raises(OptionError, match=r"HorseshoeEffects\(prop_0=0\): expected a share between 0 and 1"):
         FIXEF["horseshoe"](prop_0=0)

@@ -144,7 +144,7 @@ def test_links_that_cannot_be(truth):
 
     names = list(truth.Y.columns)
     refused("poison", "unknown link. Choose one of 'identity'")
-    refused("gaussian_weights", r"needs options .* pass slamglmm.links.GaussianWeights\(...\)")
+    refused("gaussian_weights", r"needs options: write link=slamglmm.links.GaussianWeights\(weights\)")
     refused({"gaussian": names[:-1]}, "'trait8' have no link")
     refused({"gaussian": names, "identity": names[2]}, "'trait3' have two links")
     refused({"gaussian": [*names, "trait9"]}, "no trait 'trait9'")

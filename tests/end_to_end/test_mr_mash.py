@@ -181,7 +181,10 @@ def test_strong_effects_on_many_responses_need_the_second_start():
         ({"grid": [-1.0]}, "grid must be positive variances"),
         ({"residual_cov": "wishart"}, "residual_cov must be 'full', 'diagonal', 'spherical', 'low_rank' or a matrix"),
         ({"residual_cov": np.zeros((4, 4))}, "residual_cov must be a positive definite 4 x 4 matrix"),
-        ({"residual_cov": "low_rank", "rank": 4}, "rank=4: expected an integer from 1 to 3, below the number of responses"),
+        (
+            {"residual_cov": "low_rank", "rank": 4},
+            "rank=4: expected an integer from 1 to 3, below the number of responses",
+        ),
         ({"rank": 2}, "rank is for residual_cov='low_rank' only"),
         ({"prior_weights": [0.5, 0.5]}, "probabilities that sum to 1, one for each component"),
         ({"start": "zero"}, "start='zero': expected 'best', 'total' or 'residual'"),

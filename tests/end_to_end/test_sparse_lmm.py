@@ -145,7 +145,10 @@ def test_credible_sets_near_the_lead():
         assert 1 < len(kept) < len(one) == 40
         np.testing.assert_allclose(near.loc[lead, "prob"], kept / kept.sum(), rtol=1e-6)
     assert len(fit.credible_set(**options, min_correlation=1.0)) == len(leads)
-    with pytest.raises(OptionError, match=r"credible_set\(min_correlation=1\.5\): expected a finite number of at least 0 and of at most 1"):
+    with pytest.raises(
+        OptionError,
+        match=r"credible_set\(min_correlation=1\.5\): expected a finite number of at least 0 and of at most 1",
+    ):
         fit.credible_set(min_correlation=1.5)
 
 

@@ -83,13 +83,25 @@ def test_mr_mash_patterns(pattern):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: simulate.sparse_lmm(causal=3000), "causal must be at most n_markers = 2000, got 3000"),
-        (lambda: simulate.sparse_lmm(h2=1.0), "h2 must be a share, 0 <= h2 < 1, got 1.0"),
-        (lambda: simulate.sparse_lmm(n=1), "n must be at least 2, got 1"),
-        (lambda: simulate.sparse_lmm(family="poisson"), "family must be 'gaussian' or 'binomial'"),
-        (lambda: simulate.mr_mash(pattern="odd"), "pattern must be one of"),
+        (
+            lambda: simulate.sparse_lmm(causal=3000),
+            r"causal=3000\): expected an integer from 0 to 2000. They are among the n_markers",
+        ),
+        (
+            lambda: simulate.sparse_lmm(h2=1.0),
+            r"sparse_lmm\(h2=1.0\): expected a finite number of at least 0 and below 1",
+        ),
+        (lambda: simulate.sparse_lmm(n=1), r"\(n=1\): expected an integer of at least 2"),
+        (lambda: simulate.sparse_lmm(family="poisson"), r"family='poisson'\): expected 'gaussian' or 'binomial'"),
+        (
+            lambda: simulate.mr_mash(pattern="odd"),
+            r"pattern='odd'\): expected 'shared', 'independent', 'single' or 'mixed'",
+        ),
         (lambda: simulate.mr_mash(residual_correlation=-0.5), "residual_correlation -0.5 is impossible for 5"),
-        (lambda: simulate.mr_mash(missing_responses=1.0), "missing_responses must be a share below 1"),
+        (
+            lambda: simulate.mr_mash(missing_responses=1.0),
+            r"missing_responses=1.0\): expected a finite number of at least 0 and below 1",
+        ),
     ],
 )
 def test_refused(call, message):

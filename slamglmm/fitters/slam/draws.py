@@ -242,9 +242,7 @@ class DrawBuffer:
         # Effects of columns that cannot be estimated may be NaN; everything else is a number or the chain is lost.
         if name != "B":
             float32 = "float32 holds numbers up to 3e38: store_dtype='float64' up to 1e308."
-            refuse_not_finite(
-                "slam", {name: self.values[name][self.n]}, float32 if self._dtype == "float32" else ""
-            )
+            refuse_not_finite("slam", {name: self.values[name][self.n]}, float32 if self._dtype == "float32" else "")
 
     def drawn(self) -> dict[str, np.ndarray]:
         """The draws so far, loadings as (draw, factor, trait)."""

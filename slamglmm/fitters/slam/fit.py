@@ -17,7 +17,7 @@ import xarray as xr
 from ... import __version__
 from ...design import Design
 from ...design.cis import CisColumns
-from ...errors import ConvergenceWarning, OptionError, SlamWarning, StorageWarning, shortlist, warn
+from ...errors import ConvergenceWarning, SlamWarning, StorageWarning, shortlist, warn
 from ...links import LinkChoice, Regression, kept_by_links
 from ...options import Options
 from ...priors import Priors

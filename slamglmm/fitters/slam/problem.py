@@ -354,7 +354,9 @@ def build_problem(
         raise OptionError(f"missing_memory={shown(missing_memory)}: expected bytes, 0 or more.")
     budget = PATTERN_BYTES if missing_memory is None else missing_memory
     if not is_whole(h2_grid) or h2_grid < 2:
-        raise OptionError(f"h2_grid={shown(h2_grid)}: expected an integer of at least 2, the number of steps from 0 to 1.")
+        raise OptionError(
+            f"h2_grid={shown(h2_grid)}: expected an integer of at least 2, the number of steps from 0 to 1."
+        )
     notes: list[str] = []
     latent, values = _lay_out_traits(design, link, priors.fixef_prior, cis)
     if latent.silent:
