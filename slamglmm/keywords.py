@@ -66,7 +66,7 @@ ADVICE: dict[str, dict[str, str]] = {
     },
     "mr_mash": {
         "seed": "`mr_mash` draws nothing, so the same call gives the same numbers: leave seed out.",
-        "family": "`mr_mash` is for normal responses; 0/1 responses one by one: slamglmm.sparse_lmm(family='binomial').",
+        "family": "`mr_mash` is for normal responses; for 0/1, one by one: slamglmm.sparse_lmm(family='binomial').",
         "relmat": "`mr_mash` takes no random effects; with one, slamglmm.sparse_lmm fits responses one by one.",
         "weights": "`mr_mash` takes no weights; slamglmm.sparse_lmm does, for responses one by one.",
         "draws": "`mr_mash` draws nothing: leave it out.",

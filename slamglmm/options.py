@@ -165,8 +165,8 @@ class Options:
             words = ", ".join(map(repr, listed[:-1]))
             raise self.refuse(name, f"{words} or {listed[-1]!r}" if words else repr(listed[0]), advice)
 
-    def kind(self, name: str, types: type | tuple[type, ...], expected: str, advice: str = "") -> None:
-        """An instance of one of some classes; `expected` says what that is in words."""
+    def kind(self, name: str, types: Any, expected: str, advice: str = "") -> None:
+        """An instance of what ``isinstance`` takes; `expected` says what that is in words."""
         if not isinstance(self.given[name], types):
             raise self.refuse(name, expected, advice)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb, factorial
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +141,7 @@ def prior_masses(prior: H2Prior, grid: ShareGrid, name: str = "h2") -> np.ndarra
     return np.asarray(masses / total)
 
 
-def check_masses(prior: object, name: str) -> None:
+def check_masses(prior: Any, name: str) -> None:
     """Refuse what can be no prior of variance shares, whatever the grid.
 
     Raises

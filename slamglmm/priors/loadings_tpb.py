@@ -23,7 +23,8 @@ class ThreeParameterBeta(LoadingsPrior):
     b : float
         Weight of the tails: 1/2 is the horseshoe's, more is lighter.
     delta_1, delta_rest : tuple of float
-        Shape and rate, both positive, of the gamma priors of the first and of the later ratios, ``theta_l = prod delta_h``.
+        Shape and rate, both positive, of the gamma priors of the first and of the later ratios, ``theta_l = prod
+        delta_h``.
     n_sweeps : int
         Inner sweeps of the row scales in each iteration, at least 1.
     """

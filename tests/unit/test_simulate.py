@@ -228,5 +228,5 @@ def test_counts_around_the_latent_traits(link):
     for values, expected in ((z, 0.0), (z**2, 1.0)):
         assert abs(values.mean() - expected) < 5 * values.std() / np.sqrt(len(values))
     assert abs(d.truth["B"].loc["Intercept"].mean() - 1.0) < 1.0
-    with pytest.raises(OptionError, match="link='probit'.: expected 'identity', 'poisson'"):
+    with pytest.raises(OptionError, match=r"link='probit'\): expected 'identity', 'poisson'"):
         simulate.slam(link="probit")

@@ -380,7 +380,7 @@ def build_problem(
             f"n_factors='adaptive': {k} to begin with, at most {most_factors}; in the first three quarters of burn-in "
             "unused factors are dropped (but one) and new ones added when all are used, then the number stays"
         )
-    if not is_whole(k) or not 0 <= k <= min(n, p):
+    if isinstance(k, str) or not is_whole(k) or not 0 <= k <= min(n, p):
         raise OptionError(
             f"n_factors={shown(n_factors)}: expected 'adaptive' or an integer from 0 to min(rows with data, traits) = "
             f"{min(n, p)}."
