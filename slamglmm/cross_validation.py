@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ import pandas as pd
 from .design import design
 from .design.bars import split_formula
 from .design.responses import from_table
-from .errors import DataError, DroppedRowsWarning, OptionError
+from .errors import DataError, DroppedRowsWarning, KeywordError, OptionError
+from .keywords import what_to_write
+from .options import Options, is_whole, shown
 
 LEAVE_ONE_OUT = "leave-one-out"
 
@@ -140,8 +142,12 @@ def cross_validate(
     """
     from joblib import Parallel, delayed
 
-    if not callable(fitter):
-        raise OptionError(f"fitter={fitter!r}: expected a function, such as slamglmm.slam.")
+    parameters = _check_call(fitter, options)
+    check = Options(locals(), "cross_validate")
+    check.kind("predict", Callable | None, "a function from a fit to predictions, row × trait, or None")
+    check.kind("by", str, "'cells', 'rows' or the name of a column of the data")
+    check.whole("seed")
+    check.jobs("n_jobs", "folds")
     if Y is None:
         formula, Y = _responses_apart(formula, data)
     # In the order of the data, which is that of predictions and groups.
@@ -149,7 +155,6 @@ def cross_validate(
     of_cell, labels = _folds(folds, by, data, observed, seed)
     numbers = [int(f) for f in np.unique(of_cell[of_cell > 0])]
     # Variational fitters draw nothing and take no seed.
-    parameters = signature(fitter).parameters
     seeded = "seed" in {*options, *parameters} or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     seeds = {f: {"seed": options.get("seed", seed + f)} if seeded else {} for f in numbers}
     guesses = Parallel(n_jobs=n_jobs)(
@@ -171,6 +176,26 @@ def cross_validate(
         predictions[of_cell == f] = guess[of_cell == f]
     frames = [pd.DataFrame(v, index=observed.index, columns=observed.columns) for v in (predictions, of_cell)]
     return CrossValidation(frames[0], observed, frames[1], labels)
+
+
+def _check_call(fitter: Any, options: Mapping[str, Any]) -> Mapping[str, Parameter]:
+    """Parameters of a fitter that takes Y and these options by name."""
+    try:
+        parameters = signature(fitter).parameters
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"fitter={shown(fitter)}: expected a function, such as slamglmm.slam.") from error
+    if any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values()):
+        return parameters
+    name = getattr(fitter, "__name__", "fitter")
+    if "Y" not in parameters:
+        raise OptionError(
+            f"fitter={name}: expected a function of (formula, data, Y=..., **options) such as slamglmm.slam; it has no "
+            "option 'Y'."
+        )
+    unknown = [word for word in options if word not in parameters]
+    if unknown:
+        raise KeywordError(f"{name}() has no option {unknown[0]!r}. {what_to_write(name, unknown[0], list(parameters))}")
+    return parameters
 
 
 def _responses_apart(formula: str, data: Any) -> tuple[str, pd.DataFrame]:
@@ -197,12 +222,28 @@ def _fit_fold(
         warnings.simplefilter("ignore", DroppedRowsWarning)
         result = fitter(formula, data, Y=masked, **options)
     if predict is not None:
-        return np.asarray(predict(result), dtype=float)
+        return _predictions(predict(result))
+    if not hasattr(result, "fitted"):
+        raise OptionError(
+            f"the fitter returned {shown(result)}, which has no fitted(): give predict=, a function from it to "
+            "predictions, row × trait."
+        )
     fitted = result.fitted()
     if len(fitted) < len(masked) and set(result.design.dropped_because) <= set(masked.columns):
         markers = {"markers": options["markers"]} if "markers" in options else {}
         fitted = result.predict(data, new_levels="zero", **markers)
     return np.asarray(fitted, dtype=float)
+
+
+def _predictions(given: Any) -> np.ndarray:
+    """What `predict` returned, as numbers, row × trait."""
+    try:
+        values = np.asarray(given, dtype=float)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.ndim != 2:
+        raise OptionError(f"predict= returned {shown(given)}: expected numbers, row × trait, such as fit.predict().")
+    return values
 
 
 def _folds(folds: Any, by: str, data: Any, observed: pd.DataFrame, seed: int) -> tuple[np.ndarray, dict[int, Any]]:
@@ -217,11 +258,15 @@ def _folds(folds: Any, by: str, data: Any, observed: pd.DataFrame, seed: int) ->
             )
         unit, names = _units(by, data, n)
         return np.where(seen, unit[:, None] + 1, 0), {i + 1: name for i, name in enumerate(names)}
-    if not isinstance(folds, int | np.integer):
-        given = np.nan_to_num(np.asarray(folds, dtype=float)).astype(int)
+    if not is_whole(folds):
+        try:
+            given = np.nan_to_num(np.asarray(folds, dtype=float)).astype(int)
+        except (TypeError, ValueError):
+            given = np.empty(())
         if given.shape not in ((n,), (n, p)):
             raise OptionError(
-                f"folds: expected a number, or fold numbers of shape ({n},) or ({n}, {p}); got {given.shape}."
+                f"folds={shown(folds)}: expected an integer, {LEAVE_ONE_OUT!r}, or fold numbers of shape ({n},) or "
+                f"({n}, {p})."
             )
         return np.where(seen, given if given.ndim == 2 else given[:, None], 0), {}
     if folds < 2:

@@ -30,7 +30,7 @@ ALLOWED = {
     "plots": {"results", "priors", "diagnostics", "errors"},
     "keywords": {"options", "errors"},
     "api": {"design", "links", "priors", "results", "relmat", "fitters", "keywords", "options", "errors"},
-    "cross_validation": {"api", "design", "results", "options", "errors"},
+    "cross_validation": {"api", "design", "results", "keywords", "options", "errors"},
     "cli": {"api", "datasets", "design", "links", "relmat", "results", "errors", ""},
     "__main__": {"cli"},
 }
