@@ -13,8 +13,9 @@ import pandas as pd
 
 from .design import design
 from .design.bars import split_formula
+from .design.columns import open_frame
 from .design.responses import from_table
-from .errors import DataError, DroppedRowsWarning, KeywordError, OptionError
+from .errors import DataError, DroppedRowsWarning, KeywordError, OptionError, SlamError
 from .keywords import what_to_write
 from .options import Options, is_whole, shown
 
@@ -151,7 +152,8 @@ def cross_validate(
     if Y is None:
         formula, Y = _responses_apart(formula, data)
     # In the order of the data, which is that of predictions and groups.
-    observed = from_table(Y, data.index if isinstance(data, pd.DataFrame) else pd.RangeIndex(len(data)))
+    opened = open_frame(data)
+    observed = from_table(Y, opened.index if isinstance(opened, pd.DataFrame) else pd.RangeIndex(len(opened)))
     of_cell, labels = _folds(folds, by, data, observed, seed)
     numbers = [int(f) for f in np.unique(of_cell[of_cell > 0])]
     # Variational fitters draw nothing and take no seed.
@@ -194,7 +196,9 @@ def _check_call(fitter: Any, options: Mapping[str, Any]) -> Mapping[str, Paramet
         )
     unknown = [word for word in options if word not in parameters]
     if unknown:
-        raise KeywordError(f"{name}() has no option {unknown[0]!r}. {what_to_write(name, unknown[0], list(parameters))}")
+        raise KeywordError(
+            f"{name}() has no option {unknown[0]!r}. {what_to_write(name, unknown[0], list(parameters))}"
+        )
     return parameters
 
 
@@ -222,7 +226,7 @@ def _fit_fold(
         warnings.simplefilter("ignore", DroppedRowsWarning)
         result = fitter(formula, data, Y=masked, **options)
     if predict is not None:
-        return _predictions(predict(result))
+        return _predictions(predict, result)
     if not hasattr(result, "fitted"):
         raise OptionError(
             f"the fitter returned {shown(result)}, which has no fitted(): give predict=, a function from it to "
@@ -235,8 +239,17 @@ def _fit_fold(
     return np.asarray(fitted, dtype=float)
 
 
-def _predictions(given: Any) -> np.ndarray:
-    """What `predict` returned, as numbers, row × trait."""
+def _predictions(predict: Callable[[Any], Any], result: Any) -> np.ndarray:
+    """What `predict` makes of a fit, as numbers, row × trait."""
+    try:
+        given = predict(result)
+    except SlamError:
+        raise
+    except Exception as error:
+        raise OptionError(
+            f"predict= failed with {type(error).__name__}: {error}. It gets a fit, here a {type(result).__name__}, and "
+            "returns predictions, row × trait."
+        ) from error
     try:
         values = np.asarray(given, dtype=float)
     except (TypeError, ValueError):

@@ -391,6 +391,8 @@ def open_plink(path: str | Path) -> Markers:
         When a file is absent, is no .bed, is in individual-major order, or has the wrong length.
     """
     bed = Path(path)
+    if not bed.name:
+        raise DataError(f"markers={str(path)!r}: expected the path of a PLINK .bed file, or dosages.")
     if bed.suffix != ".bed":
         bed = bed.with_name(bed.name + ".bed")
     for part in (bed, bed.with_suffix(".bim"), bed.with_suffix(".fam")):

@@ -170,6 +170,12 @@ class Options:
         if not isinstance(self.given[name], types):
             raise self.refuse(name, expected, advice)
 
+    def text(self, name: str, expected: str, optional: bool = False) -> None:
+        """Text that is not empty; `expected` says what it is."""
+        value = self.given[name]
+        if not ((isinstance(value, str) and value.strip()) or (optional and value is None)):
+            raise self.refuse(name, expected + (", or None" if optional else ""))
+
     def path(self, name: str) -> None:
         """A file or folder by name, or None."""
         if not isinstance(self.given[name], str | os.PathLike | None) or self.given[name] == "":

@@ -463,7 +463,7 @@ def kinship(markers: Any, method: str = "vanraden") -> pd.DataFrame:
     b  0.25  0.25 -0.50
     c -1.25 -0.50  1.75
     """
-    if method not in ("vanraden", "standardized"):
+    if not isinstance(method, str) or method not in ("vanraden", "standardized"):
         raise RelmatError(f"kinship: method must be 'vanraden' or 'standardized', got {method!r}.")
     table, labels, names = _marker_table(markers)
     n, m = table.shape

@@ -42,7 +42,7 @@ def build_design(
     weights: Any = None,
 ) -> Design:
     """Make a `Design`; see `slamglmm.design` for the arguments and errors."""
-    if missing not in ("keep", "drop"):
+    if not isinstance(missing, str) or missing not in ("keep", "drop"):
         raise OptionError(f"missing must be 'keep' or 'drop', got {missing!r}.")
     if context is not None and not isinstance(context, Mapping):
         raise OptionError(f"context must be a dict of names, got {type(context).__name__}.")

@@ -89,7 +89,7 @@ def from_table(Y: Any, index: pd.Index) -> pd.DataFrame:
     if isinstance(Y, np.ndarray):
         if Y.ndim not in (1, 2):
             raise DataError(f"Y must have one row per row of data and one column per trait, got {Y.ndim} dimensions.")
-        Y = Y.reshape(len(Y), -1)
+        Y = Y[:, None] if Y.ndim == 1 else Y
         Y = pd.DataFrame(Y, columns=[f"y{j + 1}" for j in range(Y.shape[1])])
     else:
         opened = open_frame(Y, "Y")

@@ -85,12 +85,21 @@ def kept_by_links(choice: LinkChoice) -> tuple[str, ...]:
 
 
 def _pairs(choice: Any) -> list[tuple[Any, Any]]:
+    _refuse_class(choice)
     pairs = list(choice.items()) if isinstance(choice, Mapping) else choice
     if not isinstance(pairs, Sequence) or not pairs or any(not _is_pair(pair) for pair in pairs):
         raise OptionError(
             f"link={shown(choice)}: expected a name, a link, a dict {{name: columns}} or a list of (link, columns)."
         )
     return list(pairs)
+
+
+def _refuse_class(link: Any) -> None:
+    if isinstance(link, type) and issubclass(link, Link):
+        raise OptionError(
+            f"link={link.__name__}: expected a name or a link, got the class itself. Write "
+            f"link=slamglmm.links.{link.example or f'{link.__name__}()'}."
+        )
 
 
 def _is_pair(item: Any) -> bool:
@@ -100,11 +109,7 @@ def _is_pair(item: Any) -> bool:
 def _one(link: str | Link, known: Mapping[str, Any]) -> Link:
     if isinstance(link, Link):
         return link
-    if isinstance(link, type) and issubclass(link, Link):
-        raise OptionError(
-            f"link={link.__name__}: expected a name or a link, got the class itself. Write "
-            f"link=slamglmm.links.{link.example or f'{link.__name__}()'}."
-        )
+    _refuse_class(link)
     if not isinstance(link, str) or link not in known:
         raise OptionError(f"link={shown(link)}: unknown link. Choose one of {', '.join(map(repr, known))}.")
     if known[link].example:

@@ -321,6 +321,7 @@ class SlamResult(Result):
         OptionError
             The fit has no ``cis``.
         """
+        probability(prob)
         if self.cis_columns is None:
             raise OptionError("cis(): fit with cis={trait: columns of the data} first.")
         return _interval_table(self._values("cis"), self.cis_columns.effects, prob)
@@ -721,10 +722,11 @@ class SlamResult(Result):
         OptionError
             A fit without curves, or whose ``store=`` left out "Eta".
         """
+        tails = _tails(prob)
         self._need_curves("curves()")
         if not self._has(("Eta",)):
             raise self._not_stored("curves()", ("Eta",))
-        eta, tails, tables = self.posterior["Eta"], _tails(prob), []
+        eta, tables = self.posterior["Eta"], []
         for basis in self.curve_bases:
             times = basis.times if newdata is None else basis.read(newdata)
             if newdata is None and individuals is not None:
@@ -768,6 +770,7 @@ class SlamResult(Result):
         OptionError
             A fit without curves, or whose ``store=`` left out what variances are computed from.
         """
+        probability(prob)
         self._need_curves("curve_variances()")
         if not self._has(PARTS):
             raise self._not_stored("curve_variances()", PARTS)

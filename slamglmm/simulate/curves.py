@@ -83,7 +83,7 @@ def curves(
     check = Options(locals(), "simulate.curves")
     if isinstance(traits, str) or not (isinstance(traits, Sequence) and traits and all(type(t) is str for t in traits)):
         raise check.refuse("traits", "names of measured traits, such as ('height', 'weight')")
-    check.kind("basis", str, "the right side of a formula in terms of time, such as 'bs(time, df=4)'")
+    check.text("basis", "the right side of a formula in terms of time, such as 'bs(time, df=4)'")
     fixed, (least, most) = is_whole(times), check.span("times")
     check.numbers("span", length=2)
     if not span[0] < span[1]:

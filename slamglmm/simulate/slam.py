@@ -294,7 +294,7 @@ def _refuse(given: dict[str, Any]) -> None:
     check.number("missing", least=0, below=1)
     check.number("density", above=0, most=1)
     check.flag("covariate", "covariances")
-    check.kind("second", str | None, "the name of a second grouping factor, or None")
+    check.text("second", "the name of a second grouping factor", optional=True)
     n_factors, n_traits = given["n_factors"], given["n_traits"]
     if given["factor_h2"] is not None:
         check.numbers("factor_h2", length=n_factors, single=True)

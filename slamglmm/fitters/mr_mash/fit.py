@@ -58,7 +58,7 @@ def fit_mr_mash(
     check.number("tol", above=0)
     check.whole("max_iter", least=1)
     check.whole("rank", least=1, optional=True, advice="Rank 0 is residual_cov='spherical'.")
-    if start_from not in ("best", "total", "residual"):
+    if not isinstance(start_from, str) or start_from not in ("best", "total", "residual"):
         raise OptionError(f"start={shown(start_from)}: expected 'best', 'total' or 'residual'.")
     Y = design.Y.to_numpy(dtype=np.float64).T.copy()
     if design.offset is not None:

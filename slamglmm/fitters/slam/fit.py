@@ -259,6 +259,7 @@ def _check_options(given: Mapping[str, Any]) -> None:
     check.seed()
     check.choice("markers_on", ("both", "factors", "traits"))
     check.flag("progress", optional=True)
+    check.path("out")
     store = given["store"]
     if store is not None and not (
         isinstance(store, str | list | tuple | set | frozenset | pd.Index)
