@@ -20,6 +20,7 @@ from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
 from .errors import PedigreeError, RelmatError, SlamWarning, shortlist, warn
+from .options import shown
 
 # Both are relative to the largest entry. The second is multiplied by the number of rows: a kinship of rank n - 1
 # has an eigenvalue of zero in theory, and one written to a file with six digits must still pass.
@@ -643,6 +644,8 @@ def pedigree_relmat(ped: Any, name: str = "") -> Relmat:
     >>> A.inverse.shape
     (4, 4)
     """
+    if not isinstance(name, str):
+        raise PedigreeError(f"pedigree_relmat(name={shown(name)}): expected the name of a grouping factor.")
     labels, dam, sire = _pedigree_codes(ped)
     n = len(labels)
     generation = _generations(dam, sire, labels)

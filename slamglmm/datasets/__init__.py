@@ -8,6 +8,7 @@ from importlib import resources
 import pandas as pd
 
 from ..errors import DataError, shortlist
+from ..options import shown
 
 __all__ = ["Dataset", "load", "names"]
 
@@ -179,6 +180,8 @@ def load(name: str) -> Dataset:
     >>> sg.datasets.load("penicillin").frame.shape
     (144, 3)
     """
+    if not isinstance(name, str):
+        raise DataError(f"load: expected the name of a data set, got {shown(name)}; see slamglmm.datasets.names().")
     if name == "glucosinolates":
         return _glucosinolates()
     if name == "airway":

@@ -20,6 +20,7 @@ from formulaic.parser.types import Factor, Term
 from formulaic.transforms import TRANSFORMS, C, ContrastsRegistry
 
 from ..errors import DataError, FormulaError, OptionError, shortlist
+from ..options import shown
 from .bars import Piece, formula_error
 from .bases import bs_diff
 
@@ -217,6 +218,11 @@ def read_contrasts(contrasts: Mapping[str, Any] | None, used: Iterable[str]) -> 
     OptionError
         For an unknown name, or a column that the formula does not use.
     """
+    if contrasts is not None and not isinstance(contrasts, Mapping):
+        raise OptionError(
+            f"contrasts={shown(contrasts)}: expected a dict from columns to 'poly', 'sum', 'treatment' or 'helmert', "
+            "such as {'diet': 'sum'}."
+        )
     out, used = {}, set(used)
     for column, value in (contrasts or {}).items():
         if column not in used:

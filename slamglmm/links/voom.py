@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError, OptionError, shortlist
+from ..options import Options, shown
 from .gaussian_weights import GaussianWeights
 
 
@@ -62,16 +63,17 @@ def voom(counts: Any, design: Any = None, lib_size: Any = None, *, span: float =
     OptionError
         A design or library sizes of another length, or zero libraries.
     """
-    table = counts if isinstance(counts, pd.DataFrame) else pd.DataFrame(np.asarray(counts))
-    y = table.to_numpy(dtype=float)
+    Options({"span": span}, "voom").number("span", above=0, most=1)
+    y = _numbers("counts", counts, 2)
+    table = counts if isinstance(counts, pd.DataFrame) else pd.DataFrame(y)
     n, p = y.shape
     if p < 2:
         raise DataError(f"voom: expected at least two genes (columns) for a trend, got {p}.")
     if not (np.isfinite(y).all() and (y >= 0).all()):
         bad = table.columns[~(y >= 0).all(axis=0) | ~np.isfinite(y).all(axis=0)]
         raise DataError(f"voom: counts must be at least 0 and not missing; see {shortlist(bad)}.")
-    X = np.ones((n, 1)) if design is None else np.asarray(design, dtype=float)
-    sizes = y.sum(axis=1) if lib_size is None else np.asarray(lib_size, dtype=float)
+    X = np.ones((n, 1)) if design is None else _numbers("design", design, 2)
+    sizes = y.sum(axis=1) if lib_size is None else _numbers("lib_size", lib_size, 1)
     if X.shape[:1] != (n,) or sizes.shape != (n,):
         raise OptionError(
             f"voom: expected {n} rows of design and {n} library sizes, as the counts have; got {X.shape[:1]} and "
@@ -92,6 +94,18 @@ def voom(counts: Any, design: Any = None, lib_size: Any = None, *, span: float =
     labels = {"index": table.index, "columns": table.columns}
     trend.index = table.columns[seen][trend.index]
     return Voom(pd.DataFrame(log_cpm, **labels), pd.DataFrame(weights, **labels), trend)
+
+
+def _numbers(name: str, value: Any, n_dimensions: int) -> np.ndarray:
+    """An argument as an array of so many dimensions."""
+    try:
+        numbers = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        numbers = np.empty(())
+    if numbers.ndim != n_dimensions:
+        shape = "samples × genes" if name == "counts" else "one row for each sample"
+        raise OptionError(f"voom({name}={shown(value)}): expected numbers, {shape}.")
+    return numbers
 
 
 def _trend(means: np.ndarray, root_sd: np.ndarray, span: float) -> pd.DataFrame:

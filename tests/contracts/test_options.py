@@ -44,7 +44,11 @@ CALLS = {
     sg.mr_mash: {"formula": "~ x", "data": FRAME, "Y": Y, "markers": MARKERS, "max_iter": 20},
     sg.cross_validate: {"fitter": sg.slam, "formula": "~ x", "data": FRAME, "Y": Y, "folds": 2, "by": "rows"}
     | {"draws": 2, "burn": 1, "chains": 1, "n_factors": 1},
+    sg.design: {"formula": "y ~ x + (1 | line)", "data": FRAME},
     sg.kinship: {"markers": MARKERS},
+    sg.pedigree_relmat: {"ped": pd.DataFrame({"id": [1, 2, 3], "dam": [0, 0, 1], "sire": [0, 0, 2]})},
+    sg.links.voom: {"counts": pd.DataFrame(np.random.default_rng(1).poisson(30, (6, 8)))},
+    sg.datasets.load: {"name": "penicillin"},
     sg.simulate.slam: TINY,
     sg.simulate.sparse_lmm: {"n": 20, "n_markers": 10, "causal": 2},
     sg.simulate.mr_mash: {"n": 20, "n_markers": 10, "causal": 2, "n_traits": 2},

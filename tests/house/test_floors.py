@@ -25,7 +25,7 @@ ALLOWED = {
     "priors": {*NUMBERS, "plots"},
     "results": {*NUMBERS, "design", "plots", ""},
     "fitters": {*NUMBERS, "design", "links", "priors", "results", ""},
-    "datasets": {"errors"},
+    "datasets": {"options", "errors"},
     "simulate": {"design", "relmat", "genotypes", "options", "errors"},
     "plots": {"results", "priors", "diagnostics", "errors"},
     "keywords": {"options", "errors"},
