@@ -1,4 +1,7 @@
-"""Calls that no signature fits: what to write instead of a word of lme4, MCMCglmm, brms or another fitter here."""
+"""What a fitter says when a call does not fit its signature, or its linear algebra fails.
+
+For a word of lme4, MCMCglmm, brms or another fitter here, the message says what to write instead.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Any, ParamSpec, TypeVar
 
-from .errors import KeywordError
+from numpy.linalg import LinAlgError
+
+from .errors import FitError, KeywordError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,6 +109,8 @@ def explains_calls(function: Callable[P, R]) -> Callable[P, R]:
     ------
     KeywordError
         An unknown keyword, a positional argument too many, or one that is missing.
+    FitError
+        A factorisation failed that no check had foreseen.
     """
     described = signature(function)
 
@@ -112,7 +119,14 @@ def explains_calls(function: Callable[P, R]) -> Callable[P, R]:
         problem = _problem(function.__name__, described, args, kwargs)
         if problem is not None:
             raise KeywordError(problem)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except LinAlgError as error:
+            raise FitError(
+                f"{function.__name__} broke down in its linear algebra: {error}. Look for responses or covariates that "
+                "are combinations of others, constant or of extreme size, and for nearly singular matrices. Report it "
+                "with the data if there are none."
+            ) from error
 
     return checked
 

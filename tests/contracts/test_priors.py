@@ -1,11 +1,13 @@
 """What every prior on the loadings must do; a new one is tested by being registered."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
 
 from slamglmm.errors import OptionError
-from slamglmm.priors import FIXEF, PRIORS, PrecisionPrior, Priors
+from slamglmm.priors import FIXEF, PRIORS, PrecisionPrior, Priors, VarianceComponents, prior_masses, share_grid
 
 BLOCKS = [slice(0, 2), slice(2, 5)]
 
@@ -117,6 +119,92 @@ def test_messages():
         PRIORS["spike_slab"](inclusion=(1.0, -1.0))
     with pytest.raises(OptionError, match=r"HorseshoeEffects\(prop_0=0\): expected a share between 0 and 1"):
         FIXEF["horseshoe"](prop_0=0)
+
+
+# What no number, pair or switch of a prior may be; every one of them is positive.
+IMPOSSIBLE = {
+    "float": ["a", None, True, (1.0,), np.array([1.0, 2.0]), np.nan, np.inf, 0, -1.0],
+    "int": ["a", None, True, (1,), np.nan, np.inf, 0, -1, 1.5, 2.0],
+    "tuple[float, float]": ["ab", None, 3.0, (1.0,), (1.0, 1.0, 1.0), ("a", 1.0), (-1, 1), (1, -1), (0, 1), (1, np.nan),
+                            (np.inf, 1), [[1.0, 1.0]], [[1.0], 2.0]],
+    "float | Mapping[str, float]": ["a", None, True, np.nan, np.inf, 0, -1.0, {}, {"g": 0, "Residual": 1}, {"g": "a"}],
+    "bool": ["a", None, 2, 1.0],
+}  # fmt: skip
+PARTS = [*PRIORS.values(), *FIXEF.values(), PrecisionPrior, VarianceComponents]
+FIELDS = [pytest.param(part, f, id=f"{part.__name__}.{f.name}") for part in PARTS for f in dataclasses.fields(part)]
+
+
+def valid(part):
+    """Values of the fields that have no default."""
+    needed = [f.name for f in dataclasses.fields(part) if f.default is dataclasses.MISSING]
+    return dict.fromkeys(needed, 2.0)
+
+
+@pytest.mark.parametrize(("part", "field"), FIELDS)
+def test_impossible_numbers_are_refused_when_a_prior_is_made(part, field):
+    """Of every field of every prior, by its kind: a new prior is covered by being registered."""
+    part(**valid(part))
+    for value in IMPOSSIBLE[field.type]:
+        with pytest.raises(OptionError, match=rf"{part.__name__}\(.*{field.name}=.*expected ") as caught:
+            part(**(valid(part) | {field.name: value}))
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"fixef": 3}, "Priors.fixef=3.: expected a name or an instance, got int. Choose one of 'flat', 'horseshoe'"),
+        ({"loadings": 3}, "Priors.loadings=3.: expected a name or an instance, got int. Choose one of 'horseshoe'"),
+        ({"loadings": PRIORS["horseshoe"]}, r"got the class itself. Write loadings=Horseshoe\(\)"),
+        ({"fixef": FIXEF["shared"]}, r"got the class itself. Write fixef=SharedEffects\(\)"),
+        ({"residual": 3}, r"residual=3.: expected slamglmm.PrecisionPrior\(V, nu\) or slamglmm.VarianceComponents"),
+        ({"residual": "a"}, r"residual='a'.: expected slamglmm.PrecisionPrior\(V, nu\)"),
+        ({"factor": 3}, r"factor=3.: expected slamglmm.PrecisionPrior\(V, nu\)"),
+        ({"factor": VarianceComponents(1, 1)}, r"factor=VarianceComponents\(.*expected slamglmm.PrecisionPrior"),
+        ({"loading_effects": None}, r"loading_effects=None.: expected slamglmm.PrecisionPrior\(V, nu\)"),
+        ({"cis": True}, "cis=True.: expected a positive variance"),
+        ({"h2": "beta"}, "Priors.h2='beta'.: expected 'uniform', 'spike', a callable density or an array of masses"),
+        ({"h2": 3}, "Priors.h2=3.: expected 'uniform', 'spike'"),
+        ({"h2_factors": ["a", "b"]}, "Priors.h2_factors=.*: expected 'uniform', 'spike'"),
+        ({"h2": [[1.0], 2.0]}, "Priors.h2=.*: expected 'uniform', 'spike'"),
+    ],
+)
+def test_impossible_priors_are_refused_when_they_are_made(options, text):
+    with pytest.raises(OptionError, match=text):
+        Priors(**options)
+
+
+@pytest.mark.parametrize(
+    ("density", "text"),
+    [
+        (lambda shares: 1 / 0, r"the callable failed with ZeroDivisionError: .* an array of shape \(21, 1\)"),
+        (lambda shares, more: shares, "the callable failed with TypeError"),
+        (lambda shares: shares[:3], "expected 21 masses, one for each grid point of 1 variance share.s., got 3"),
+        (lambda shares: np.ones((21, 2)), "expected 21 masses.*got 42"),
+        (lambda shares: None, "the callable returned None: expected 21 numbers"),
+        (lambda shares: "a", "the callable returned 'a': expected 21 numbers"),
+        (lambda shares: np.nan * shares, r"masses must be finite.*that of the shares \[0.0\] is nan"),
+        (lambda shares: 0.5 - shares, r"masses must be finite, not negative.*that of the shares \[0.55\] is -"),
+        (lambda shares: 0 * shares, "not all zero; they sum to 0"),
+        (lambda shares: np.full(len(shares), np.inf), "masses must be finite"),
+    ],
+)
+def test_densities_that_are_none(density, text):
+    """What a callable returns is looked at once the grid is known."""
+    with pytest.raises(OptionError, match=rf"Priors\(h2=...\): .*{text}"):
+        prior_masses(density, share_grid(1, 20, include_one=True))
+
+
+def test_a_density_cannot_change_the_grid():
+    grid = share_grid(1, 20)
+    before = grid.shares.copy()
+
+    def density(shares):
+        shares[:] = 0.5
+        return np.ones(len(shares))
+
+    prior_masses(density, grid)
+    assert np.array_equal(grid.shares, before)
 
 
 def test_three_parameter_beta_contains_the_horseshoe():

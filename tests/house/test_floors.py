@@ -28,7 +28,7 @@ ALLOWED = {
     "datasets": {"options", "errors"},
     "simulate": {"design", "relmat", "genotypes", "options", "errors"},
     "plots": {"results", "priors", "diagnostics", "errors"},
-    "keywords": {"options", "errors"},
+    "keywords": {"errors"},
     "api": {"design", "links", "priors", "results", "relmat", "fitters", "keywords", "options", "errors"},
     "cross_validation": {"api", "design", "results", "keywords", "options", "errors"},
     "cli": {"api", "datasets", "design", "links", "relmat", "results", "errors", ""},

@@ -143,7 +143,7 @@ def test_an_array_is_the_masses():
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        ("flat", r"Priors\(h2='flat'\): expected 'uniform', 'spike', a callable density or an array of 4 masses"),
+        ("flat", r"Priors\(h2='flat'\): expected 'uniform', 'spike', a callable density or an array of masses"),
         (np.ones(5), r"Priors\(h2=...\): expected 4 masses, one for each grid point of 1 variance share\(s\), got 5"),
         (lambda h: np.ones(3), r"expected 4 masses.*got 3.*a callable receives them as an array \(points × effects\)"),
         ([1, 1, -1, 1], r"masses must be finite, not negative and not all zero"),

@@ -22,6 +22,7 @@ from ...links import LinkChoice, Regression, kept_by_links
 from ...options import Options
 from ...priors import Priors
 from ...results import load
+from ...results.base import refuse_not_finite
 from ...results.curves import CurveBasis
 from ...results.data_scale import TraitScale
 from ...results.posterior import ComponentLabel, SlamResult
@@ -204,6 +205,7 @@ def fit_slam(
         if folder.finished:
             return load(folder.path)
     problem = build_problem(design, **model)
+    refuse_not_finite("slam", {"the scale of the traits": problem.scale, "the scaled traits": problem.y})
     _check_size(problem, schedule, chains, out)
     if folder is not None:
         folder.create_arrays(draw_shapes(problem, schedule.store), store_dtype, chains, draws)
