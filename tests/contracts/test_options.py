@@ -151,6 +151,39 @@ def test_wrong_values(function, name):
             assert what not in must_fail, f"{name}={value!r} ran"
 
 
+def legal(function, name):
+    """Values that the annotation of an option allows and that cost little."""
+    parameter = inspect.signature(function).parameters[name]
+    values = [] if parameter.default is inspect.Parameter.empty else [parameter.default]
+    annotation = str(parameter.annotation)
+    for listed in re.findall(r"Literal\[([^\]]*)\]", annotation):
+        values += [word.strip(" '\"") for word in listed.split(",")]
+    if annotation.startswith("bool"):
+        values += [True, False]
+    return values
+
+
+@pytest.mark.parametrize("function", [sg.slam, sg.sparse_lmm, sg.mr_mash], ids=lambda f: f.__name__)
+def test_several_options_at_once(function):
+    """100 calls with three options changed, to values that may be more often than not: checks that lean on others."""
+    rng, names = np.random.default_rng(20), [name for name in options(function) if name not in ("data", "n_jobs")]
+    large = {"draws", "burn", "chains", "max_iter"}
+    ran = 0
+    for _ in range(100):
+        changes = {}
+        for name in rng.choice(names, 3, replace=False):
+            values = [] if name in large else legal(function, name)
+            wrong = not values or rng.random() < 0.2
+            changes[name] = rng.choice(list(WRONG)) if wrong else values[rng.integers(len(values))]
+            changes[name] = WRONG[changes[name]] if wrong else changes[name]
+        try:
+            call(function, **changes)
+        except SlamError:
+            continue
+        ran += 1
+    assert ran > 3
+
+
 # Found by attack, each of which ran or ended in a raw error: what the message says.
 REFUSED = [
     (sg.slam, {"draws": True}, "draws=True: expected an integer of at least 1"),
