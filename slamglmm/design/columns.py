@@ -14,9 +14,6 @@ from pandas.api import types
 
 from ..errors import DataError, shortlist
 
-# Values whose squares can be summed over a million rows in float64.
-SMALLEST, LARGEST = 1e-150, 1e151
-
 
 def open_frame(data: Any, name: str = "data") -> Any:
     """A pandas DataFrame as it is, a mapping as pandas, any other eager frame through narwhals.
@@ -187,7 +184,6 @@ def kinds_of(frame: pd.DataFrame, predictors: Iterable[str]) -> dict[str, Column
             out[name] = ColumnKind(column.cat.categories, bool(column.cat.ordered))
         elif types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype):
             refuse_infinite(column, f"column '{name}'", frame.index)
-            refuse_extreme(float(np.abs(column.to_numpy(dtype=float)).max(initial=0.0)), f"column '{name}'")
             out[name] = ColumnKind(None)
         elif types.is_string_dtype(column.dtype):
             out[name] = ColumnKind(pd.Index(column.unique()).sort_values())
@@ -234,28 +230,6 @@ def as_fitted(frame: pd.DataFrame, kinds: Mapping[str, ColumnKind]) -> pd.DataFr
         coded = pd.Categorical.from_codes(codes, categories=kind.levels, ordered=kind.ordered)
         out[name] = pd.Series(coded, index=frame.index)
     return pd.DataFrame(out, index=frame.index)
-
-
-def refuse_extreme(largest: float, what: str) -> None:
-    """Refuse numbers whose squares, summed over rows, floating point cannot hold.
-
-    Parameters
-    ----------
-    largest : float
-        Largest absolute value.
-    what : str
-        What has these values, for the message.
-
-    Raises
-    ------
-    DataError
-    """
-    if largest > LARGEST or 0.0 < largest < SMALLEST:
-        too = "large" if largest > LARGEST else "small"
-        raise DataError(
-            f"{what} has values up to {largest:.3g}, too {too} for variances, which are squares: expected sizes from "
-            f"{SMALLEST:g} to {LARGEST:g}. Change its unit: divide by {largest:.0e}, say."
-        )
 
 
 def refuse_infinite(values: Any, what: str, index: pd.Index) -> None:

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
-from slamglmm.design import columns
 from slamglmm.errors import DataError, FitError, SlamError
+from slamglmm.fitters.slam import fit as slam_fit
 from slamglmm.results.base import refuse_not_finite
 
 N = 24
@@ -59,7 +59,7 @@ def test_units_do_not_matter(name, scale):
     np.testing.assert_allclose(numbers(name, Y * scale), expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("name", [name for name in FITS if name.startswith("slam")])
 @pytest.mark.parametrize(("scale", "size"), [(1e160, "large"), (1e300, "large"), (1e-160, "small"), (1e-300, "small")])
 def test_extreme_responses_are_refused(name, scale, size):
     """Their squares are infinite or zero: what came, and what to do."""
@@ -67,19 +67,12 @@ def test_extreme_responses_are_refused(name, scale, size):
         numbers(name, Y * scale)
 
 
-def test_extreme_covariates_are_refused():
-    with pytest.raises(DataError, match=r"column 'x' has values up to .*e\+300, too large .* Change its unit: divide"):
-        sg.design("~ x", FRAME.assign(x=FRAME["x"] * 1e300))
-    # Zero is no size.
-    assert sg.design("~ x + z", FRAME.assign(z=0.0)).X.shape == (N, 3)
-
-
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("scale", [1e160, 1e300, 1e-160, 1e-300])
 def test_no_fit_returns_what_is_not_a_number(name, scale, monkeypatch):
-    """Were they let through: an own error, or numbers that are right."""
-    monkeypatch.setattr(columns, "LARGEST", np.inf)
-    monkeypatch.setattr(columns, "SMALLEST", 0.0)
+    """An own error, or numbers; also were the check of sizes not there."""
+    monkeypatch.setattr(slam_fit, "LARGEST", np.inf)
+    monkeypatch.setattr(slam_fit, "SMALLEST", 0.0)
     try:
         got = numbers(name, Y * scale)
     except SlamError:

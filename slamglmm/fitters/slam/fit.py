@@ -17,7 +17,7 @@ import xarray as xr
 from ... import __version__
 from ...design import Design
 from ...design.cis import CisColumns
-from ...errors import ConvergenceWarning, SlamWarning, StorageWarning, shortlist, warn
+from ...errors import ConvergenceWarning, DataError, SlamWarning, StorageWarning, shortlist, warn
 from ...links import LinkChoice, Regression, kept_by_links
 from ...options import Options
 from ...priors import Priors
@@ -35,6 +35,8 @@ from .store import RunFolder, fingerprint
 
 # Draws of more than this are announced before the run.
 LARGE_BYTES = 2**30
+# Traits whose squares, summed over a million rows, float64 holds: variances are of this kind.
+SMALLEST, LARGEST = 1e-150, 1e151
 
 
 def _run_in_worker(*args: object) -> ChainRun:
@@ -173,6 +175,7 @@ def fit_slam(
 ) -> SlamResult:
     """Fit the model to a design; arguments as in `slamglmm.slam`."""
     _check_options(locals())
+    _check_magnitudes(design)
     store = (*DEFAULT_STORE, *kept_by_links(link)) if store is None else store
     schedule = Schedule(
         draws, burn, thin, (store,) if isinstance(store, str) else tuple(store), store_dtype, n_threads, n_jobs
@@ -269,6 +272,20 @@ def _check_options(given: Mapping[str, Any]) -> None:
         and all(isinstance(name, str) for name in store)
     ):
         raise check.refuse("store", "names of what to keep, such as ('h2', 'G_diag')", "Leave it out for the default.")
+
+
+def _check_magnitudes(design: Design) -> None:
+    """Refuse traits in a unit in which variances are infinite or zero."""
+    if design.Y is None:
+        return
+    for name, values in design.Y.items():
+        size = float(np.abs(values.to_numpy()[values.notna()]).max(initial=0.0))
+        if size > LARGEST or 0.0 < size < SMALLEST:
+            raise DataError(
+                f"response '{name}' has values up to {size:.3g}, too {'large' if size > LARGEST else 'small'} for "
+                f"variances, which are squares: expected sizes from {SMALLEST:g} to {LARGEST:g}. Change its unit: "
+                f"divide by {size:.0e}, say."
+            )
 
 
 def _at_the_edge_of_the_grid(posterior: xr.Dataset, shares: np.ndarray, steps: int) -> list[str]:
