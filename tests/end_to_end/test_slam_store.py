@@ -140,7 +140,7 @@ def test_single_precision_is_the_same_chain_rounded(data, full, tmp_path):
 
 
 def test_unknown_precision_is_refused(data):
-    with pytest.raises(OptionError, match="store_dtype='half': expected one of 'float64', 'float32'"):
+    with pytest.raises(OptionError, match="store_dtype='half': expected 'float64' or 'float32'"):
         fit(data, store_dtype="half")
 
 
