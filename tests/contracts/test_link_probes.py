@@ -217,5 +217,5 @@ def test_bad_input():
         Probes(pd.get_dummies(OWN).astype(float).assign(d=[1, 0, 1, 0, 1, 0])).prepare(measurements(values))
     with pytest.raises(DataError, match=r"probe.s. 'q2' are constant"):
         Probes(OWN).prepare(measurements(values.assign(q2=1.0)))
-    with pytest.raises(OptionError, match="expected noise_V > 0 and noise_nu > 1"):
+    with pytest.raises(OptionError, match=r"Probes\(noise_nu=1\): expected a finite number above 1"):
         Probes(OWN, noise_nu=1)
