@@ -225,7 +225,7 @@ def _prior(
         values = automatic_grid(effect, error)
     else:
         try:
-            values = np.atleast_1d(np.asarray(grid, dtype=np.float64))
+            values = np.empty(0) if isinstance(grid, bool) else np.atleast_1d(np.asarray(grid, dtype=np.float64))
         except (TypeError, ValueError):
             values = np.empty(0)
         if values.ndim != 1 or not len(values) or not (np.isfinite(values).all() and (values > 0).all()):

@@ -267,7 +267,7 @@ def _check_options(given: Mapping[str, Any]) -> None:
     check.path("out")
     store = given["store"]
     if store is not None and not (
-        isinstance(store, str | list | tuple | set | frozenset | pd.Index)
+        isinstance(store, str | list | tuple | set | frozenset | np.ndarray | pd.Index)
         and len(store)
         and all(isinstance(name, str) for name in store)
     ):

@@ -195,11 +195,13 @@ def _offsets(log_odds: Any, names: pd.Index) -> np.ndarray:
             raise DataError(f"log_odds lacks {len(absent)} of {len(names)} markers: {shortlist(absent)}.")
         log_odds = log_odds.reindex(names).to_numpy()
     try:
-        values = np.asarray(log_odds, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        values = np.asarray(None if isinstance(log_odds, bool) else log_odds, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.full((), np.nan)
+    if values.ndim == 0 and not np.isfinite(values):
         raise OptionError(
-            f"log_odds={shown(log_odds)}: expected a number, or one for each marker ({len(names)})."
-        ) from error
+            f"log_odds={shown(log_odds)}: expected a finite number, or one for each marker ({len(names)})."
+        )
     if values.shape not in ((), (len(names),)):
         raise DataError(f"log_odds has shape {values.shape}; expected one number a marker ({len(names)}).")
     if not np.isfinite(values).all():
