@@ -18,7 +18,7 @@ from .errors import FitError, KeywordError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Word -> what it is called here, the first that a function has; or what to write, for all functions or for one.
+# Word -> what it is called here: the first of these that a function has.
 NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("K", "A", "kinship", "grm", "pedigree", "ginverse", "cov_ranef", "data2", "ranef_cov"), ("relmat",)
@@ -45,6 +45,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("maxiter", "max_iters"), ("max_iter",)),
     **dict.fromkeys(("REML",), ("method", "dof")),
 }
+# Function ("" for all) -> word -> what to write where there is no such option.
 ADVICE: dict[str, dict[str, str]] = {
     "slam": {
         "family": "Write link='poisson', 'negative_binomial', 'bernoulli', 'probit' or 'ordinal', or "
@@ -92,7 +93,7 @@ ADVICE: dict[str, dict[str, str]] = {
         "control": "Each option has a name of its own.",
         "start": "It starts from the data: leave it out.",
         "nAGQ": "It integrates by other means: leave it out.",
-        "missing": "Rows with missing values are dropped, and a warning counts them: leave it out.",
+        "missing": "It needs no option: rows without a covariate are dropped, and a warning counts them.",
         "priors": "It has no priors: leave them out. For a Bayesian fit see slamglmm.slam.",
         "prior": "It has no priors: leave them out. For a Bayesian fit see slamglmm.slam.",
         "groups": "Grouping factors stand in the formula: (1 | group).",
@@ -134,8 +135,7 @@ def explains_calls(function: Callable[P, R]) -> Callable[P, R]:
 def _problem(name: str, described: Signature, args: tuple[Any, ...], given: dict[str, Any]) -> str | None:
     """What is wrong with a call, and what to do; None for one that fits."""
     parameters = described.parameters
-    open_ended = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
-    unknown = [] if open_ended else [word for word in given if word not in parameters]
+    unknown = [word for word in given if word not in parameters]
     if unknown:
         return f"{name}() has no option {unknown[0]!r}. {what_to_write(name, unknown[0], list(parameters))}"
     positional = [p.name for p in parameters.values() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
@@ -148,13 +148,8 @@ def _problem(name: str, described: Signature, args: tuple[Any, ...], given: dict
     twice = [word for word in positional[: len(args)] if word in given]
     if twice:
         return f"{name}() got {twice[0]} twice, by its place and by its name. Leave one out."
-    absent = [
-        p.name
-        for p in parameters.values()
-        if p.default is Parameter.empty
-        and p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        and p.name not in (*positional[: len(args)], *given)
-    ]
+    got = {*positional[: len(args)], *given}
+    absent = [p.name for p in parameters.values() if p.default is Parameter.empty and p.name not in got]
     if absent:
         return f"{name}() needs {', '.join(absent)}: write {name}({', '.join(f'{word}=...' for word in absent)}, ...)."
     return None
