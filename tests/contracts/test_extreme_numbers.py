@@ -69,13 +69,24 @@ def test_extreme_responses_are_refused(name, scale, size):
 
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("scale", [1e160, 1e300, 1e-160, 1e-300])
-def test_no_fit_returns_what_is_not_a_number(name, scale, monkeypatch):
-    """An own error, or numbers; also were the check of sizes not there."""
+def test_no_fit_returns_what_is_not_a_number(name, scale):
+    """An own error, or numbers."""
+    try:
+        got = numbers(name, Y * scale)
+    except SlamError:
+        return
+    assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("name", [name for name in FITS if name.startswith("slam")])
+@pytest.mark.parametrize("scale", [1e160, 1e300, 1e-160, 1e-300])
+def test_no_chain_returns_it_were_sizes_not_looked_at(name, scale, monkeypatch):
+    """The check of the draws alone; scipy refuses infinite numbers in the words of a ValueError."""
     monkeypatch.setattr(slam_fit, "LARGEST", np.inf)
     monkeypatch.setattr(slam_fit, "SMALLEST", 0.0)
     try:
         got = numbers(name, Y * scale)
-    except SlamError:
+    except (SlamError, ValueError):
         return
     assert np.isfinite(got).all()
 
