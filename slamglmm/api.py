@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from .design import Design, design
 from .design.cis import read_cis_columns
+from .design.row_labels import RowLabels
 from .errors import DroppedRowsWarning, OptionError, shortlist
 from .links import LinkChoice, bind_links
 from .priors import Priors
@@ -155,8 +157,9 @@ def slam(
     tables = {} if markers is None else _marker_tables(markers, relmat)
     related = {name: kinship(table, "standardized") for name, table in tables.items()}
     made = design(formula, data, Y=Y, relmat={**(relmat or {}), **related}, missing=missing)
+    bound, notes = bind_links(link, data)
     return fit_slam(
-        made,
+        replace(made, notes=(*made.notes, *notes)),
         priors=priors or Priors(),
         n_factors=n_factors,
         factor_design=None if factor_formula is None else _factor_design(factor_formula, data),
@@ -165,7 +168,7 @@ def slam(
         loadings_on=loadings_on,
         trait_data=trait_data,
         cis=None if cis is None else read_cis_columns(cis, data, made.rows),
-        link=bind_links(link, data),
+        link=bound,
         h2_grid=h2_grid,
         missing_memory=missing_memory,
         draws=draws,
@@ -351,11 +354,12 @@ def he(
         contrasts=contrasts,
         weights=weights,
     )
+    whose = RowLabels.of(data)
     return fit_he(
         made,
         options,
-        markers=read_markers(markers, annotation, made),
-        distance=None if distance is None else read_distance(distance, made, correction),
+        markers=read_markers(markers, annotation, made, whose),
+        distance=None if distance is None else read_distance(distance, made, whose, correction),
     )
 
 
@@ -547,6 +551,7 @@ def sparse_lmm(
     return fit_sparse_lmm(
         design(formula, data, Y=Y, relmat=relmat, missing="keep", weights=weights),
         markers,
+        RowLabels.of(data),
         family=family,
         log_odds=log_odds,
         pi=pi,
@@ -649,6 +654,7 @@ def mr_mash(
     return fit_mr_mash(
         design(formula, data, Y=Y, missing="keep"),
         markers,
+        RowLabels.of(data),
         covariances=covariances,
         grid=grid,
         null=null,

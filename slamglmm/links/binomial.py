@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit, gammaln
@@ -23,11 +23,14 @@ class Binomial(Link):
 
     Parameters
     ----------
-    trials : number, array or DataFrame
-        One for each row of the data or for each cell; 0 is the same as a missing count.
+    trials : number, array, Series or DataFrame
+        One for each row of the data (by label, or in the same order) or for each cell; 0 is the same as a missing
+        count.
     """
 
     trials: Any = field(repr=False)
+
+    by_row: ClassVar[tuple[str, ...]] = ("trials",)
 
     def prepare(self, data: Measurements) -> BinomialLikelihood:
         """Start between the fixed effects and the logit of the cell, by what its trials are worth."""

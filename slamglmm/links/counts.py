@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import gammaln
@@ -27,12 +27,14 @@ class Poisson(Link):
 
     Parameters
     ----------
-    size_factors : number, array, DataFrame or "library", optional
-        s: exposure, effort, or size of a library; one for each row of the data or for each cell. ``"library"`` takes
-        the row sums of this link's columns over their mean.
+    size_factors : number, array, Series, DataFrame or "library", optional
+        s: exposure, effort, or size of a library; one for each row of the data (by label, or in the same order) or for
+        each cell. ``"library"`` takes the row sums of this link's columns over their mean.
     """
 
     size_factors: Any = field(default=None, repr=False)
+
+    by_row: ClassVar[tuple[str, ...]] = ("size_factors",)
 
     def prepare(self, data: Measurements) -> PoissonLikelihood:
         """Start between the fixed effects and the logarithm of the count, by what a count of that mean is worth."""
@@ -45,7 +47,7 @@ class NegativeBinomial(Link):
 
     Parameters
     ----------
-    size_factors : number, array, DataFrame or "library", optional
+    size_factors : number, array, Series, DataFrame or "library", optional
         s, as in `Poisson`.
     dispersion : number or array, optional
         d, the same for all traits or one for each; sampled unless given, as ``posterior["dispersion"]``.
@@ -56,6 +58,8 @@ class NegativeBinomial(Link):
     size_factors: Any = field(default=None, repr=False)
     dispersion: Any = None
     prior: tuple[float, float] = (0.2, 1.5)
+
+    by_row: ClassVar[tuple[str, ...]] = ("size_factors",)
 
     def prepare(self, data: Measurements) -> NegativeBinomialLikelihood:
         """As for `Poisson`."""

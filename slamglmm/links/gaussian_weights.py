@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,11 +21,13 @@ class GaussianWeights(Link):
     Parameters
     ----------
     weights : number, array or DataFrame
-        Precision of each cell, in 1 / (units of y)^2: rows as in the data, columns as the traits. 0 is the same as a
-        missing value, infinity says ``y_ij = eta_ij``.
+        Precision of each cell, in 1 / (units of y)^2: rows as in the data (by label, or in the same order), columns as
+        the traits. 0 is the same as a missing value, infinity says ``y_ij = eta_ij``.
     """
 
     weights: Any = field(repr=False)
+
+    by_row: ClassVar[tuple[str, ...]] = ("weights",)
 
     def prepare(self, data: Measurements) -> WeightedLikelihood:
         """Cells start between the fixed effects and their value, by what the value is worth; an offset comes off."""
