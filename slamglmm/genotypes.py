@@ -80,7 +80,7 @@ class Markers:
         """What a user may write to have the rows taken in the order they are in."""
         if self.kind == "bed":
             return "data.set_axis(slamglmm.genotypes.open_plink(path).labels)"
-        return "an array (markers.to_numpy())"
+        return "markers.to_numpy()"
 
     @property
     def packed(self) -> bool:

@@ -153,7 +153,7 @@ class RowLabels:
         if labels is None or (counts and counts_rows(self.index)):
             return self._in_order(size, what, rows)
         if len(labels) != size:
-            raise DataError(f"{what} has {size} rows and {len(labels)} labels. Give one label for each row.")
+            raise DataError(f"{what}: expected one label for each row, got {len(labels)} for {size} rows.")
         if _equal(labels, self.index):
             return RowMatch(rows, None)
         if counts and not self._numbers(labels):
@@ -180,8 +180,8 @@ class RowLabels:
     def _in_order(self, size: int, what: str, rows: np.ndarray) -> RowMatch:
         if size != len(self.index):
             raise DataError(
-                f"{what} has {size} rows, {self.name} has {len(self.index)}, and no labels to match them by. Give one "
-                f"row for each row of {self.name}, in the same order, or an index with the same ids to both."
+                f"{what}: expected {len(self.index)} rows, as {self.name} has, got {size}, and no labels to match them "
+                f"by. Give one row for each row of {self.name}, in the same order, or an index with the same ids to both."
             )
         return RowMatch(rows, None)
 
@@ -296,7 +296,7 @@ class RowLabels:
         by_position: str | None,
     ) -> DataError:
         """The error for labels that are not found: what was compared, what comes closest, what to do."""
-        message = f"row labels of {what} ({shortlist(labels, 3)}) were compared with {self._compared(labels)}: "
+        message = f"row labels of {what} ({shortlist(labels, 3)}) were compared with {self._compared(labels)}; "
         order = by_position or f"{what}.reset_index(drop=True)"
         # only tables of the same length can be in the same order
         same = len(labels) == len(self.index)
@@ -306,8 +306,8 @@ class RowLabels:
             return DataError(
                 f"{message}none has them. Make the ids the index of {self.name}, or a column of it.{in_order}"
             )
-        # Columns of few values, such as 0 and 1, are found among many labels by chance.
-        best = max(readings, key=lambda reading: (np.mean(reading.at >= 0), -reading.n_spare))
+        # few values, such as 0 and 1, are found among many labels by chance
+        best = max(readings, key=lambda reading: np.mean(reading.at >= 0) * (1.0 - reading.n_spare / len(labels)))
         if best.is_complete:
             return DataError(
                 f"{message}all rows are found in {best.key.words}, but {best.n_spare} of the {len(labels)} labels are "
@@ -318,7 +318,8 @@ class RowLabels:
         absent = best.key.values[rows][best.at < 0]
         return DataError(
             f"{message}{best.key.words} comes closest, but {len(absent)} of {len(rows)} rows of {self.name} are not "
-            f"among the {len(labels)} rows of {what}: {shortlist(absent)}. Add them to {what}, or drop them from {self.name}.{in_order}"
+            f"among the {len(labels)} rows of {what}: {shortlist(absent)}. Add them to {what}, or drop them "
+            f"from {self.name}.{in_order}"
         )
 
 

@@ -324,7 +324,10 @@ def test_table_is_not_changed_and_not_shared(frame):
     ("change", "message"),
     [
         (lambda Y: Y.iloc[1:], "1 of 48 rows of data are not among the 47 rows of Y: 'r00'. Add them to Y"),
-        (lambda Y: Y.rename(index={"r00": "q"}), "1 of 48 rows of data are not among the 48 rows of Y: 'r00'.*write Y.reset_index.drop=True."),
+        (
+            lambda Y: Y.rename(index={"r00": "q"}),
+            "1 of 48 rows of data are not among the 48 rows of Y: 'r00'.*write Y.reset_index.drop=True.",
+        ),
         (lambda Y: Y.assign(b="text"), r"not numeric: 'b' \(dtype '(str|object)'\). Convert with pandas.to_numeric"),
         (lambda Y: Y.assign(b=1j), r"not numeric: 'b' \(dtype 'complex128'\)"),
         (lambda Y: Y.assign(b=np.nan), r"no values at all \(all NaN\) in trait 'b'"),

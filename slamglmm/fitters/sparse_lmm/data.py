@@ -173,7 +173,8 @@ def regression_data(
             picked, picked, picked.columns(), y, Z, weights, n, given, everyone, constant, None, offset
         )
     if len(np.unique(at)) < n:
-        twice = design.X.index[seen][pd.Index(at).duplicated()]
+        assert given.labels is not None
+        twice = given.labels[at[pd.Index(at).duplicated()]]
         raise DataError(
             f"data has several rows for the individuals {shortlist(twice.unique())} of the .bed file. Repeated records "
             "need unpacked markers: pass sg.genotypes.open_plink(path).unpacked()."
