@@ -181,7 +181,7 @@ class RowLabels:
         if size != len(self.index):
             raise DataError(
                 f"{what}: expected {len(self.index)} rows, as {self.name} has, got {size}, and no labels to match them "
-                f"by. Give one row for each row of {self.name}, in the same order, or an index with the same ids to both."
+                f"by. Give one row for each row of {self.name} in the same order, or the same ids as index to both."
             )
         return RowMatch(rows, None)
 
