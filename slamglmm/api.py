@@ -66,7 +66,8 @@ def slam(
     data : DataFrame
         pandas, polars or anything narwhals reads; n rows.
     Y : DataFrame or array, n × p, optional
-        Traits; NaN where missing.
+        Traits; NaN where missing. Rows with labels are found in the index of `data`, or in the one column with the
+        same labels (then `fit.notes` says so); those of an array are in the order of `data`.
     relmat : dict, optional
         Relationship matrix of each grouping factor, labelled by its levels. Levels without records are predicted.
     markers : dict, optional
@@ -246,7 +247,8 @@ def he(
     data : DataFrame
         pandas, polars or anything narwhals reads; n rows. Rows with a missing response are dropped.
     Y : DataFrame or array, n x p, optional
-        Several traits, fitted in one pass, with covariances among them.
+        Several traits, fitted in one pass, with covariances among them. Rows with labels are found in the index or in
+        a column of `data`; so are those of `weights`, `markers` and `distance`.
     relmat : dict, optional
         Relationship matrix of each grouping factor, labelled by its levels. Beside what `design` takes:
         ``(numpy.memmap, labels)``, ``(dask array, labels)`` or the path of a GCTA ``.grm.bin``; these are streamed.
@@ -255,9 +257,9 @@ def he(
         of the standardized markers W, which is never formed. Traces are estimated by random probes; `HeResult.predict`
         takes the markers of new rows.
     annotation : DataFrame or array of bool, m x bins, optional
-        Splits the markers of one table into one component for each column.
+        Splits the markers of one table into one component for each column; rows of a DataFrame go by marker.
     distance : labelled DataFrame, (array, labels), array or scikit-bio DistanceMatrix, n x n, optional
-        Takes the place of the response (write a one-sided formula); labels are matched with the index of `data`.
+        Takes the place of the response (write a one-sided formula).
     correction : {"sqrt", "lingoes"}, optional
         Makes a distance Euclidean.
     method : {"rehe", "he", "rerehe", "reml", "ml"}
@@ -386,7 +388,7 @@ def netgsa(
     expression : DataFrame or array, genes x samples
     groups : Series or sequence, one entry for each sample
         Conditions, in the order of their first appearance: one (is a pathway active?), two (t tests of the second
-        against the first) or more (F tests).
+        against the first) or more (F tests). Labels of a Series are looked up in the columns of `expression`.
     networks : network, dict of condition -> network, or list of networks
         A DataFrame of edges with columns source, target and perhaps weight; a networkx graph; a matrix of genes x
         genes, labelled or in the order of `expression`. Undirected weights are partial correlations; directed weights
@@ -482,8 +484,9 @@ def sparse_lmm(
         The response, instead of the left side of the formula. Several, here or on the left side
         (``"y1 + y2 ~ 1"``), are fitted one by one; see `mr_mash` for all at once.
     markers : DataFrame, array, scipy sparse matrix, path of a PLINK .bed, or memory map
-        n × m dosages. Rows are matched by index when both have one (a .bed has the ids of its .fam), else by position.
-        int8 (missing: -128 or -127) stays int8. Missing genotypes count as the mean of their marker.
+        n × m dosages. Rows with labels (a .bed has the ids of its .fam) are found in the index of `data`, or in the
+        one column with the same labels; those of an array are in the order of `data`. int8 (missing: -128 or
+        -127) stays int8. Missing genotypes count as the mean of their marker.
     relmat : dict, optional
         Relationship matrix of the grouping factor.
     family : {"gaussian", "binomial"}

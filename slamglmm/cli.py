@@ -416,7 +416,7 @@ def _refuse_label_columns(Y: pd.DataFrame, options: argparse.Namespace, known: S
     text = Y.select_dtypes(exclude=["number", "bool"]).columns
     in_formula = set(re.findall(r"[\w.]+", options.formula)).intersection(known)
     named = [name for name in Y.columns if name in in_formula]
-    suspects = dict.fromkeys(text, "is not numeric") | dict.fromkeys(named, "is in the formula")
+    suspects = dict.fromkeys(named, "is in the formula") | dict.fromkeys(text, "is not numeric")
     if not suspects:
         return
     name = min(suspects, key=lambda name: (name not in known, list(Y.columns).index(name)))

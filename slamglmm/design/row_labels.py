@@ -209,7 +209,7 @@ class RowLabels:
             if self.frame is not None and None not in names and set(names) <= set(self.frame.columns):
                 table = take_columns(self.frame, names, self.name)
                 words = f"columns {shortlist(names)} of {self.name}"
-                yield Key(words, pd.MultiIndex.from_frame(table), f"{self.name}.set_index({names!r})")
+                yield Key(words, pd.MultiIndex.from_frame(table), f"{self.name}.set_index({names!r}, drop=False)")
             return
         if isinstance(self.index, pd.MultiIndex):
             for i, level in enumerate(self.index.names):
@@ -230,7 +230,8 @@ class RowLabels:
                 continue
             if some:
                 key = pd.Index(values).infer_objects()
-                yield Key(f"column {str(name)!r} of {self.name}", key, f"{self.name}.set_index({name!r})")
+                what_to_write = f"{self.name}.set_index({name!r}, drop=False)"
+                yield Key(f"column {str(name)!r} of {self.name}", key, what_to_write)
 
     def _column(self, name: Any) -> np.ndarray:
         one = self.frame if isinstance(self.frame, pd.DataFrame) else take_columns(self.frame, [name], self.name)
