@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from scipy.special import gammaln
 
 from .._kernels.counts import draw_binomial_eta, draw_poisson_eta, sum_negative_binomial
+from ..design.row_labels import counts_rows
 from ..errors import DataError, OptionError, shortlist
 from ..linalg.fixed_part import likelihood_regression, weighted_regression
 from .base import Likelihood, Link, Measurements, Parameters
@@ -49,8 +51,9 @@ class NegativeBinomial(Link):
     ----------
     size_factors : number, array, Series, DataFrame or "library", optional
         s, as in `Poisson`.
-    dispersion : number or array, optional
-        d, the same for all traits or one for each; sampled unless given, as ``posterior["dispersion"]``.
+    dispersion : number, Series or array, optional
+        d, the same for all traits or one for each (a Series by name); sampled unless given, as
+        ``posterior["dispersion"]``.
     prior : (float, float)
         Median of d, and standard deviation of its logarithm, when d is sampled (log-normal).
     """
@@ -66,7 +69,7 @@ class NegativeBinomial(Link):
         if not (len(self.prior) == 2 and min(self.prior) > 0):
             raise OptionError(f"prior={self.prior!r}: expected the median of d and the sd of log d, both above 0.")
         q = len(data.columns)
-        given = np.asarray(self.prior[0] if self.dispersion is None else self.dispersion, dtype=float)
+        given = np.asarray(self.prior[0] if self.dispersion is None else self._by_name(data.columns), dtype=float)
         if given.shape not in ((), (q,)) or not (given > 0).all():
             raise OptionError(f"dispersion: expected a number above 0, or {q} of them, got {self.dispersion!r}.")
         start = np.broadcast_to(given, q).copy()
@@ -74,6 +77,19 @@ class NegativeBinomial(Link):
         return NegativeBinomialLikelihood(
             **fields, start_dispersion=start, sampled=self.dispersion is None, prior=self.prior
         )
+
+    def _by_name(self, traits: tuple[str, ...]) -> Any:
+        """The dispersions in the order of the traits, if they have names."""
+        given = self.dispersion
+        if not isinstance(given, pd.Series) or counts_rows(given.index):
+            return given
+        lacking = [trait for trait in traits if trait not in given.index]
+        if lacking or not given.index.is_unique:
+            raise OptionError(
+                f"dispersion: expected one number for each of {shortlist(traits)}, by name; got numbers for "
+                f"{shortlist(given.index)}."
+            )
+        return given.loc[list(traits)]
 
 
 def check_counts(values: np.ndarray, columns: tuple[str, ...], rows: np.ndarray) -> None:

@@ -357,3 +357,46 @@ def test_rows_of_a_bed_file(tmp_path):
             np.testing.assert_allclose(numbers, expected, rtol=1e-6, atol=1e-9)
         with pytest.raises(DataError, match=r"none has them.*write data\.set_axis\(.*open_plink\(path\)\.labels\)"):
             call(case, data.drop(columns="who"), tmp_path / "m.bed")
+
+
+@pytest.mark.parametrize(
+    "case", ["design Y", "slam Y", "gaussian weights", "binomial trials", "he Y", "he markers", "he distance",
+             "sparse_lmm markers", "mr_mash Y", "mr_mash markers"],
+)  # fmt: skip
+def test_rows_that_are_dropped(case):
+    """Predictors, and here and there a response, that are missing: the others keep their own rows of the table."""
+    values = CASES[case][2].copy()
+    if case.endswith("Y"):
+        values[[3, 20], [0, 1]] = np.nan
+    data = frame().assign(who=IDS)
+    data.loc[[1, 7, 30], "x"] = np.nan
+    data.loc[11, "y"] = np.nan
+    expected, _ = call(case, data, values)
+    order = np.random.default_rng(5).permutation(N)
+    shown = (
+        pd.DataFrame(values).set_axis(labelled(case, IDS).columns, axis=1) if values.ndim == 2 else pd.Series(values)
+    )
+    table = shown.set_axis(IDS).iloc[order]
+    numbers, _ = call(case, data, table[table.index] if values.shape == (N, N) else table)
+    np.testing.assert_allclose(numbers, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_dropped_responses():
+    """`missing="drop"` after rows have been matched."""
+    Y = TRAITS.copy()
+    Y[[3, 20], [0, 1]] = np.nan
+    table = pd.DataFrame(Y, index=IDS, columns=["a", "b"]).sample(frac=1, random_state=2)
+    with pytest.warns(DroppedRowsWarning, match="2 of 36 rows dropped"):
+        made = sg.design("~ x", frame().assign(who=IDS), Y=table, missing="drop")
+    np.testing.assert_array_equal(made.rows, np.setdiff1d(np.arange(N), [3, 20]))
+    np.testing.assert_array_equal(made.Y, Y[made.rows])
+
+
+def test_dispersions_of_traits_go_by_name():
+    """One for each trait."""
+    given = pd.Series([0.3, 2.0], index=COUNTED)
+    expected, _ = of_counts(frame(), link=sg.links.NegativeBinomial(dispersion=given.to_numpy()))
+    found, _ = of_counts(frame(), link=sg.links.NegativeBinomial(dispersion=given[::-1]))
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(sg.errors.OptionError, match="dispersion: expected one number for each of 'c0', 'c1', by name"):
+        of_counts(frame(), link=sg.links.NegativeBinomial(dispersion=given.add_prefix("trait_")))
