@@ -224,6 +224,8 @@ class RowLabels:
             if times > 1:
                 continue
             values = self._column(name)
+            if values.dtype.kind in "biu" and 2 * len(np.unique(values)) < min(len(labels), len(rows)):
+                continue  # dosages, codes of a factor
             try:
                 some = any(value in known or str(value) in known for value in values[rows[:20]])
             except TypeError:  # lists and other values that cannot be labels
