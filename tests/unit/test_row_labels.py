@@ -48,6 +48,8 @@ def test_what_only_counts():
         (data(ORDER), ORDER, range(6), None),
         # left over from taking some rows of a longer table
         (data([9, 2, 5, 1, 11, 3]), range(12), [9, 2, 5, 1, 11, 3], "6 of its 12 rows are of nobody in data and left"),
+        # a column of few values is no rival, although a longer table has them all
+        (data([9, 2, 5, 1, 11, 3], plot=[1, 2, 3] * 2), range(11, -1, -1), [2, 9, 6, 10, 0, 8], "6 of its 12 rows"),
         # a table that counts its rows, beside numbers that it has not got, or not once each: two frames, one below
         # the other
         (data([9, 2, 5, 1, 11, 3]), range(6), range(6), None),
@@ -120,6 +122,11 @@ def test_rows_found(frame, labels, rows, note):
             data(id=LETTERS, dam=LETTERS[::-1]),
             LETTERS,
             r"column 'id' of data and in column 'dam' of data, in different",
+        ),
+        (
+            data([9, 2, 5, 1, 11, 3], id=[0, 4, 6, 7, 8, 10]),
+            range(11, -1, -1),
+            r"the index of data and in column 'id' of",
         ),
         (data(ORDER, id=ORDER[::-1]), ORDER[1:] + ORDER[:1], r"in the index of data and in column 'id' of data"),
         (
