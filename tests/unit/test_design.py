@@ -391,7 +391,7 @@ def test_weights(frame):
         sg.design("y ~ x", frame, weights="w")
     with pytest.raises(OptionError, match="weights names 'nope', which is not a column"):
         sg.design("y ~ x", frame, weights="nope")
-    with pytest.raises(DataError, match="weights has 3 rows, data has 48"):
+    with pytest.raises(DataError, match="weights: expected 48 rows, as data has, got 3"):
         sg.design("y ~ x", frame, weights=[1, 2, 3])
 
 
