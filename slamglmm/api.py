@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from .design import Design, design
 from .design.cis import read_cis_columns
+from .design.row_labels import RowLabels
 from .errors import DroppedRowsWarning, OptionError, shortlist
 from .keywords import explains_calls
 from .links import LinkChoice, bind_links
@@ -67,7 +69,8 @@ def slam(
     data : DataFrame
         pandas, polars or anything narwhals reads; n rows.
     Y : DataFrame or array, n × p, optional
-        Traits; NaN where missing.
+        Traits; NaN where missing. Rows with labels are found in the index of `data`, or in the one column with the
+        same labels (then `fit.notes` says so); those of an array are in the order of `data`.
     relmat : dict, optional
         Relationship matrix of each grouping factor, labelled by its levels. Levels without records are predicted.
     markers : dict, optional
@@ -159,8 +162,9 @@ def slam(
     tables = _marker_tables(markers, related)
     related |= {name: kinship(table, "standardized") for name, table in tables.items()}
     made = design(formula, data, Y=Y, relmat=related, missing=missing)
+    bound, notes = bind_links(link, data)
     return fit_slam(
-        made,
+        replace(made, notes=(*made.notes, *notes)),
         priors=Priors() if priors is None else priors,
         n_factors=n_factors,
         factor_design=None if factor_formula is None else _factor_design(factor_formula, data),
@@ -169,7 +173,7 @@ def slam(
         loadings_on=loadings_on,
         trait_data=trait_data,
         cis=None if cis is None else read_cis_columns(cis, data, made.rows),
-        link=bind_links(link, data),
+        link=bound,
         h2_grid=h2_grid,
         missing_memory=missing_memory,
         draws=draws,
@@ -247,7 +251,8 @@ def he(
     data : DataFrame
         pandas, polars or anything narwhals reads; n rows. Rows with a missing response are dropped.
     Y : DataFrame or array, n x p, optional
-        Several traits, fitted in one pass, with covariances among them.
+        Several traits, fitted in one pass, with covariances among them. Rows with labels are found in the index or in
+        a column of `data`; so are those of `weights`, `markers` and `distance`.
     relmat : dict, optional
         Relationship matrix of each grouping factor, labelled by its levels. Beside what `design` takes:
         ``(numpy.memmap, labels)``, ``(dask array, labels)`` or the path of a GCTA ``.grm.bin``; these are streamed.
@@ -256,9 +261,9 @@ def he(
         of the standardized markers W, which is never formed. Traces are estimated by random probes; `HeResult.predict`
         takes the markers of new rows.
     annotation : DataFrame or array of bool, m x bins, optional
-        Splits the markers of one table into one component for each column.
+        Splits the markers of one table into one component for each column; rows of a DataFrame go by marker.
     distance : labelled DataFrame, (array, labels), array or scikit-bio DistanceMatrix, n x n, optional
-        Takes the place of the response (write a one-sided formula); labels are matched with the index of `data`.
+        Takes the place of the response (write a one-sided formula).
     correction : {"sqrt", "lingoes"}, optional
         Makes a distance Euclidean.
     method : {"rehe", "he", "rerehe", "reml", "ml"}
@@ -355,11 +360,12 @@ def he(
         contrasts=contrasts,
         weights=weights,
     )
+    whose = RowLabels.of(data)
     return fit_he(
         made,
         options,
-        markers=read_markers(markers, annotation, made),
-        distance=None if distance is None else read_distance(distance, made, correction),
+        markers=read_markers(markers, annotation, made, whose),
+        distance=None if distance is None else read_distance(distance, made, whose, correction),
     )
 
 
@@ -387,7 +393,7 @@ def netgsa(
     expression : DataFrame or array, genes x samples
     groups : Series or sequence, one entry for each sample
         Conditions, in the order of their first appearance: one (is a pathway active?), two (t tests of the second
-        against the first) or more (F tests).
+        against the first) or more (F tests). Labels of a Series are looked up in the columns of `expression`.
     networks : network, dict of condition -> network, or list of networks
         A DataFrame of edges with columns source, target and perhaps weight; a networkx graph; a matrix of genes x
         genes, labelled or in the order of `expression`. Undirected weights are partial correlations; directed weights
@@ -484,8 +490,9 @@ def sparse_lmm(
         The response, instead of the left side of the formula. Several, here or on the left side
         (``"y1 + y2 ~ 1"``), are fitted one by one; see `mr_mash` for all at once.
     markers : DataFrame, array, scipy sparse matrix, path of a PLINK .bed, or memory map
-        n × m dosages. Rows are matched by index when both have one (a .bed has the ids of its .fam), else by position.
-        int8 (missing: -128 or -127) stays int8. Missing genotypes count as the mean of their marker.
+        n × m dosages. Rows with labels (a .bed has the ids of its .fam) are found in the index of `data`, or in the
+        one column with the same labels; those of an array are in the order of `data`. int8 (missing: -128 or
+        -127) stays int8. Missing genotypes count as the mean of their marker.
     relmat : dict, optional
         Relationship matrix of the grouping factor.
     family : {"gaussian", "binomial"}
@@ -553,6 +560,7 @@ def sparse_lmm(
     return fit_sparse_lmm(
         design(formula, data, Y=Y, relmat=relmat, missing="keep", weights=weights),
         markers,
+        RowLabels.of(data),
         family=family,
         log_odds=log_odds,
         pi=pi,
@@ -656,6 +664,7 @@ def mr_mash(
     return fit_mr_mash(
         design(formula, data, Y=Y, missing="keep"),
         markers,
+        RowLabels.of(data),
         covariances=covariances,
         grid=grid,
         null=null,

@@ -161,7 +161,10 @@ def _fit(options: argparse.Namespace) -> None:
                 f"--Y {options.Y}: the first column has no name, so it seems to hold row labels. Name it as the column "
                 "of the data that --id names, or leave it out (R: write.csv(row.names = FALSE))."
             )
-        Y = Y if options.id is None else _indexed(Y, options.id, options.Y).drop(columns=options.id)
+        if options.id is None:
+            _refuse_label_columns(Y, options, list(frame.columns))
+        else:
+            Y = _indexed(Y, options.id, options.Y).drop(columns=options.id)
     elif options.traits is not None:
         Y = frame[_chosen_traits(options.traits, list(frame.columns))]
     relmat: dict[str, Any] = {}
@@ -406,6 +409,22 @@ def _indexed(frame: pd.DataFrame, column: str, path: Path) -> pd.DataFrame:
     if column not in frame.columns:
         raise OptionError(f"--id {column}: {path} has no such column; it has {shortlist(frame.columns)}.")
     return frame.set_index(frame[column].to_numpy())
+
+
+def _refuse_label_columns(Y: pd.DataFrame, options: argparse.Namespace, known: Sequence[str]) -> None:
+    """Say how to name a column of --Y that labels its rows: text, or numbers that the formula takes from the data."""
+    text = Y.select_dtypes(exclude=["number", "bool"]).columns
+    in_formula = set(re.findall(r"[\w.]+", options.formula)).intersection(known)
+    named = [name for name in Y.columns if name in in_formula]
+    suspects = dict.fromkeys(named, "is in the formula") | dict.fromkeys(text, "is not numeric")
+    if not suspects:
+        return
+    name = min(suspects, key=lambda name: (name not in known, list(Y.columns).index(name)))
+    also = "" if name in known else f" and give the data a column {name!r} too"
+    raise OptionError(
+        f"--Y {options.Y}: column {name!r} {suspects[name]}, so it is no trait. If it labels the rows, write --id "
+        f"{name}{also}; otherwise take it out of the file."
+    )
 
 
 def _labelled(path: Path) -> pd.DataFrame:

@@ -13,8 +13,8 @@ import pandas as pd
 
 from .design import design
 from .design.bars import split_formula
-from .design.columns import open_frame
 from .design.responses import from_table
+from .design.row_labels import RowLabels
 from .errors import DataError, DroppedRowsWarning, KeywordError, OptionError, SlamError
 from .keywords import what_to_write
 from .options import Options, is_whole, shown
@@ -36,12 +36,15 @@ class CrossValidation:
         Fold of each cell, 0 for none; row × trait.
     labels : dict
         What a fold is called in `by_fold`, if it is not its number: the group that was left out.
+    notes : tuple of str
+        How rows of `Y` and of the folds were matched with those of the data, where that needs saying.
     """
 
     predictions: pd.DataFrame
     observed: pd.DataFrame
     folds: pd.DataFrame
     labels: dict[int, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def by_fold(self) -> pd.DataFrame:
         """Accuracy in each fold.
@@ -76,7 +79,8 @@ class CrossValidation:
         return out
 
     def __repr__(self) -> str:
-        return f"Cross-validation, {int(self.folds.to_numpy().max())} folds\n{self.summary().to_string()}"
+        title = f"Cross-validation, {int(self.folds.to_numpy().max())} folds"
+        return "\n".join([title, self.summary().to_string(), *self.notes])
 
 
 def cross_validate(
@@ -107,7 +111,8 @@ def cross_validate(
         The responses, unless they stand on the left of the formula.
     folds : int, "leave-one-out" or array
         Number of folds; or a fold for each unit of `by` (``by="env"``: leave one environment out); or fold numbers,
-        of shape (n,) for whole rows or (n, p) for cells, where 0 and NaN are never masked.
+        of shape (n,) for whole rows or (n, p) for cells, where 0 and NaN are never masked (rows of a Series or
+        DataFrame are matched by label).
     by : str
         What stays together: ``"cells"``, ``"rows"``, or the name of a column of `data` whose groups (lines or
         environments, say) are masked whole.
@@ -152,8 +157,9 @@ def cross_validate(
     if Y is None:
         formula, Y = _responses_apart(formula, data)
     # In the order of the data, which is that of predictions and groups.
-    opened = open_frame(data)
-    observed = from_table(Y, opened.index if isinstance(opened, pd.DataFrame) else pd.RangeIndex(len(opened)))
+    whose = RowLabels.of(data)
+    observed, on_Y = from_table(Y, whose)
+    folds, on_folds = _lined_up(folds, whose, observed.columns)
     of_cell, labels = _folds(folds, by, data, observed, seed)
     numbers = [int(f) for f in np.unique(of_cell[of_cell > 0])]
     # Variational fitters draw nothing and take no seed.
@@ -177,7 +183,8 @@ def cross_validate(
             )
         predictions[of_cell == f] = guess[of_cell == f]
     frames = [pd.DataFrame(v, index=observed.index, columns=observed.columns) for v in (predictions, of_cell)]
-    return CrossValidation(frames[0], observed, frames[1], labels)
+    notes = tuple(note for note in (on_Y, on_folds) if note is not None)
+    return CrossValidation(frames[0], observed, frames[1], labels, notes)
 
 
 def _check_call(fitter: Any, options: Mapping[str, Any]) -> Mapping[str, Parameter]:
@@ -257,6 +264,17 @@ def _predictions(predict: Callable[[Any], Any], result: Any) -> np.ndarray:
     if values.ndim != 2:
         raise OptionError(f"predict= returned {shown(given)}: expected numbers, row × trait, such as fit.predict().")
     return values
+
+
+def _lined_up(folds: Any, whose: RowLabels, traits: pd.Index) -> tuple[Any, str | None]:
+    """Fold numbers with labels in the order of the data; a note of how."""
+    if not isinstance(folds, pd.DataFrame | pd.Series):
+        return folds, None
+    at, note = whose.match(folds.index, len(folds), "folds")
+    folds = folds.iloc[at]
+    if isinstance(folds, pd.DataFrame) and set(folds.columns) == set(traits):
+        folds = folds[list(traits)]
+    return folds, note
 
 
 def _folds(folds: Any, by: str, data: Any, observed: pd.DataFrame, seed: int) -> tuple[np.ndarray, dict[int, Any]]:

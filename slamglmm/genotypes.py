@@ -76,6 +76,13 @@ class Markers:
             self.__dict__["values"] = open_plink(state["path"]).values
 
     @property
+    def by_position(self) -> str:
+        """What a user may write to have the rows taken in the order they are in."""
+        if self.kind == "bed":
+            return "data.set_axis(slamglmm.genotypes.open_plink(path).labels)"
+        return "markers.to_numpy()"
+
+    @property
     def packed(self) -> bool:
         """Whether rows cannot be picked without unpacking: a fit on some rows gives the others weight zero."""
         return self.kind == "bed"
@@ -539,91 +546,3 @@ def _plink_dosages(block: np.ndarray) -> np.ndarray:
     ours, theirs = MISSING_INT8
     columns = block.T
     return np.where(columns == ours, np.int8(theirs), columns)
-
-
-# -- lining up with the data -----------------------------------------------------------------------------------------
-
-
-def match_rows(markers: Markers, index: pd.Index, rows: np.ndarray, n_data: int) -> np.ndarray:
-    """Row of `markers` for each kept row of the data.
-
-    Parameters
-    ----------
-    markers : Markers
-    index : pandas.Index
-        Labels of the kept rows.
-    rows : ndarray of int
-        Their positions in the data.
-    n_data : int
-        Rows of the data before any were dropped.
-
-    Returns
-    -------
-    ndarray of int, as long as `index`
-
-    Raises
-    ------
-    DataError
-        When labels are not found, or, without labels, when the numbers of rows differ.
-    """
-    if markers.labels is None or _counts_up(markers.labels) or _is_range(index, rows):
-        if markers.n != n_data:
-            raise DataError(
-                f"markers have {markers.n} rows and data has {n_data}. Give both an index with the same ids, or the "
-                "same rows in the same order."
-            )
-        return rows
-    return _rows_by_label(markers, markers.labels, index)
-
-
-def match_new_rows(markers: Markers, index: pd.Index) -> np.ndarray:
-    """Row of `markers` for each row of new data.
-
-    Parameters
-    ----------
-    markers : Markers
-        May hold more rows than are asked for when it has labels.
-    index : pandas.Index
-        Labels of the new rows.
-
-    Returns
-    -------
-    ndarray of int, as long as `index`
-
-    Raises
-    ------
-    DataError
-        When labels are not found, or, without labels, when the numbers of rows differ.
-    """
-    rows = np.arange(len(index))
-    if markers.labels is None and markers.n != len(index):
-        raise DataError(
-            f"markers have {markers.n} rows and newdata has {len(index)}; give the same rows in the same order."
-        )
-    if markers.labels is None or (markers.n == len(index) and (_counts_up(markers.labels) or _is_range(index, rows))):
-        return rows
-    return _rows_by_label(markers, markers.labels, index)
-
-
-def _rows_by_label(markers: Markers, labels: pd.Index, index: pd.Index) -> np.ndarray:
-    if not labels.is_unique:
-        raise DataError(f"the marker table has rows more than once: {shortlist(labels[labels.duplicated()].unique())}.")
-    same = labels.dtype == index.dtype
-    at = labels.get_indexer(index) if same else labels.astype(str).get_indexer(index.astype(str))
-    if (at < 0).any():
-        absent = index[at < 0]
-        raise DataError(
-            f"{len(absent)} of {len(index)} rows of data are not among the {markers.n} rows of markers: "
-            f"{shortlist(absent)}. Markers are matched by index (a .bed by the ids of its .fam); add them or drop "
-            "these rows."
-        )
-    return at
-
-
-def _counts_up(index: pd.Index) -> bool:
-    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
-
-
-def _is_range(index: pd.Index, rows: np.ndarray) -> bool:
-    """Whether the kept rows still carry the default index of a frame."""
-    return pd.api.types.is_integer_dtype(index.dtype) and np.array_equal(index.to_numpy(), rows)

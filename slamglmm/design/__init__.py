@@ -37,9 +37,8 @@ def design(
     data : DataFrame (pandas, polars or another that narwhals reads) or mapping of columns, n rows
         The index of a pandas frame labels the rows of `Design.X` and `Design.Y`.
     Y : DataFrame, Series or array, n x p, optional
-        Responses, in the order of the rows of `data`; lined up by label when both have an index of their own and
-        these hold the same labels; refused when only `Y` has them, in another order. Columns of an array are
-        named y1 .. yp.
+        Responses. Rows with labels are those of the index of `data` or of one of its columns with the same labels;
+        rows of an array are in the order of `data`, and its columns are named y1 .. yp.
     relmat : dict, optional
         Grouping factor -> relationship matrix of its levels: a labelled DataFrame, ``(matrix, labels)`` or a
         `Relmat`. The key for ``(1 | a:b)`` is ``"a:b"``, for ``(1 | gr(id, cov="D"))`` it is ``"D"``.
@@ -51,8 +50,8 @@ def design(
         sides of the bars.
     context : dict, optional
         Functions and constants the formula uses; nothing is taken from the caller's variables.
-    weights : str or array of length n, optional
-        Observation weights, positive: a column of `data`, or values.
+    weights : str, Series or array of length n, optional
+        Observation weights, positive: a column of `data`, or values (labels of a Series as those of `Y`).
 
     Returns
     -------
@@ -63,8 +62,8 @@ def design(
     FormulaError
         When the formula cannot be read or names an unknown column; a caret marks the place.
     DataError
-        For responses that are not numeric, infinite, all missing or named twice; for infinite or undefined
-        predictors; when no row is complete.
+        For responses that are not numeric, infinite, all missing or named twice; for row labels of `Y` or `weights`
+        that are not those of `data`; for infinite or undefined predictors; when no row is complete.
     RelmatError
         For a relationship matrix that is unlabelled, asymmetric, indefinite or lacks levels.
     OptionError

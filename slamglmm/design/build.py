@@ -19,6 +19,7 @@ from .design import Design, RandomTerm, Recipe
 from .encoding import encode, encode_again, expression_term, needed_columns, read_contrasts, read_terms
 from .grouping import Group, align, codes_in, groups_of, levels_and_codes, read_relmats
 from .responses import aligned_vector, from_formula, from_table, refuse_empty_traits
+from .row_labels import RowLabels
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def build_design(
 
     # which rows are kept
     frame = take_columns(opened, _unique(predictors, group_columns))
-    table = None if Y is None else from_table(Y, index)
-    weight = _read_weights(weights, opened, index)
+    whose = RowLabels(index, opened)
+    table, note_on_Y = (None, None) if Y is None else from_table(Y, whose)
+    weight, note_on_weights = _read_weights(weights, opened, whose)
     to_check: dict[str, Any] = {str(name): column for name, column in frame.items()}
     if weight is not None:
         to_check.setdefault(weights if isinstance(weights, str) else "weights", weight)
@@ -129,6 +131,7 @@ def build_design(
         n_dropped=n_dropped,
         dropped_because=because,
         recipe=recipe,
+        notes=tuple(note for note in (note_on_Y, note_on_weights) if note is not None),
     )
 
 
@@ -154,9 +157,9 @@ def _response_reads(parts: SplitFormula, reads: Callable[..., list[str]]) -> lis
     return out
 
 
-def _read_weights(weights: Any, opened: Any, index: pd.Index) -> np.ndarray | None:
+def _read_weights(weights: Any, opened: Any, rows: RowLabels) -> tuple[np.ndarray | None, str | None]:
     if weights is None:
-        return None
+        return None, None
     if isinstance(weights, str):
         if weights not in list(opened.columns):
             raise OptionError(f"weights names '{weights}', which is not a column of data.")
@@ -164,14 +167,14 @@ def _read_weights(weights: Any, opened: Any, index: pd.Index) -> np.ndarray | No
         name = str(weights.name)
     else:
         name = "weights"
-    values = aligned_vector(weights, index, name)
+    values, note = aligned_vector(weights, rows, name)
     bad = (values <= 0) | np.isinf(values)
     if bad.any():
         first = int(np.argmax(bad))
         raise DataError(
-            f"weights must be positive and finite; row {str(index[first])!r} has {values[first]}. Drop such rows."
+            f"weights must be positive and finite; row {str(rows.index[first])!r} has {values[first]}. Drop such rows."
         )
-    return values
+    return values, note
 
 
 def _report_dropped(n_dropped: int, n: int, because: Mapping[str, int]) -> None:

@@ -144,6 +144,8 @@ class Design:
         Column -> rows in which it is missing; a row counts for each of its missing columns.
     recipe : Recipe
         State for `new`.
+    notes : tuple of str
+        How rows of `Y` and `weights` were matched with those of the data, where that needs saying.
     """
 
     formula: str
@@ -156,6 +158,7 @@ class Design:
     n_dropped: int
     dropped_because: dict[str, int]
     recipe: Recipe = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -241,4 +244,5 @@ class Design:
         extra = [name for name in ("offset", "weights") if getattr(self, name) is not None]
         if extra:
             lines.append(f"  with    {' and '.join(extra)}")
+        lines += [f"  note    {note}" for note in self.notes]
         return "\n".join(lines)

@@ -13,6 +13,7 @@ from ..errors import DataError, shortlist
 from .bars import Response
 from .columns import open_frame, take_columns, tidy
 from .encoding import encode, expression_term
+from .row_labels import RowLabels, counts_rows
 
 
 def from_formula(
@@ -61,27 +62,30 @@ def from_formula(
     return _checked(pd.DataFrame(values, index=frame.index, columns=names))
 
 
-def from_table(Y: Any, index: pd.Index) -> pd.DataFrame:
+def from_table(Y: Any, rows: RowLabels) -> tuple[pd.DataFrame, str | None]:
     """Read the table given as ``Y=`` and line its rows up with the data.
 
     Parameters
     ----------
     Y : DataFrame, Series or array, n x p
         An array gets traits y1 .. yp.
-    index : pandas.Index, length n
-        Row labels of the data.
+    rows : RowLabels
+        Of the data.
 
     Returns
     -------
     pandas.DataFrame, n x p, float64
-        With `index`.
+        With the index of the data.
+    str or None
+        How rows were matched, where that needs saying.
 
     Raises
     ------
     DataError
-        For another number of rows, row labels that contradict those of the data, traits that are not numeric,
-        infinite values, or a trait name used twice.
+        For rows that are not those of the data (see `RowLabels.match`), traits that are not numeric, infinite values,
+        or a trait name used twice.
     """
+    labels = _own_labels(Y)
     if isinstance(Y, pd.Series):
         Y = Y.to_frame(name="y1" if Y.name is None else Y.name)
     if isinstance(Y, list | tuple):
@@ -96,60 +100,41 @@ def from_table(Y: Any, index: pd.Index) -> pd.DataFrame:
         Y = opened if isinstance(opened, pd.DataFrame) else take_columns(opened, opened.columns, "Y")
     if Y.shape[1] == 0:
         raise DataError("Y has no columns, so there is no trait.")
-    order = _row_order(Y.index, index, "Y")
+    order, note = rows.match(labels, len(Y), "Y")
     values = _numbers(Y)
-    if order is not None:
+    if len(order) != len(values) or not np.array_equal(order, np.arange(len(order))):
         values = values[order]
-    return _checked(pd.DataFrame(values, index=index, columns=Y.columns))
+    return _checked(pd.DataFrame(values, index=rows.index, columns=Y.columns)), note
 
 
-def aligned_vector(values: Any, index: pd.Index, name: str) -> np.ndarray:
+def aligned_vector(values: Any, rows: RowLabels, name: str) -> tuple[np.ndarray, str | None]:
     """Line a weights-like argument up with the data; see `from_table` for the rules.
 
     Parameters
     ----------
     values : array or Series, length n
-    index : pandas.Index, length n
+    rows : RowLabels
     name : str
 
     Returns
     -------
     numpy.ndarray, length n, float64
+    str or None
+        How rows were matched, where that needs saying.
     """
     column = values if isinstance(values, pd.Series) else pd.Series(np.asarray(values).reshape(-1))
-    order = _row_order(column.index, index, name)
-    numbers = _numbers(column.to_frame(name=name))[:, 0]
-    return numbers if order is None else numbers[order]
+    order, note = rows.match(_own_labels(values), len(column), name)
+    return _numbers(column.to_frame(name=name))[order, 0], note
 
 
-def _row_order(given: pd.Index, index: pd.Index, name: str) -> np.ndarray | None:
-    if len(given) != len(index):
-        raise DataError(f"{name} has {len(given)} rows, data has {len(index)}. Give one row per row of data.")
-    if given.equals(index):
-        return None
-    if _is_default(given) or _is_default(index):
-        # A shuffled or sorted table beside data that only count their rows.
-        if not _is_default(given) and given.is_unique and given.isin(index).all():
-            raise DataError(
-                f"{name} has the row labels of data in another order, and those of data only count rows: it is unclear "
-                f"whether rows go by label or by position. By label: give {name}.loc[data.index]; by position: "
-                f"{name}.reset_index(drop=True)."
-            )
-        return None
-    if given.is_unique and index.is_unique:
-        order = given.get_indexer(index)
-        if (order >= 0).all():
-            return order
-    missing = index[~index.isin(given)]
-    shown = f"{name} lacks {shortlist(missing)}" if len(missing) else "labels repeat, in another order"
-    raise DataError(
-        f"row labels of {name} and data disagree ({shown}). Give them the same index, or drop both by "
-        ".reset_index(drop=True) when the rows correspond one to one."
-    )
-
-
-def _is_default(index: pd.Index) -> bool:
-    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
+def _own_labels(table: Any) -> pd.Index | None:
+    """Row labels that the user gave: none of arrays, of frames other than pandas', and of columns in a dict."""
+    if isinstance(table, pd.DataFrame | pd.Series):
+        return table.index
+    if isinstance(table, Mapping):
+        index = open_frame(table, "Y").index
+        return None if counts_rows(index) else index
+    return None
 
 
 def _numbers(table: pd.DataFrame) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import pandas as pd
 
+from ..design.row_labels import RowLabels
 from ..errors import DataError, OptionError, shortlist
 from ..linalg.fixed_part import FixedPart
 from .data_scale import DataScale
@@ -74,7 +75,7 @@ class Measurements:
             Of the option, for messages.
         option : number, array or DataFrame
             One number, one for each row of the user's frame, or one for each row and column; a DataFrame is matched
-            to the columns by their names, and its rows by position.
+            to the columns by their names, and its rows are those of the frame (`Link.line_up`).
 
         Raises
         ------
@@ -209,6 +210,10 @@ class Link(ABC):
     example: ClassVar[str] = ""
     # What is kept besides the default of ``store=``.
     keeps: ClassVar[tuple[str, ...]] = ()
+    # Options that may have one number for each row of the data, or for each cell.
+    by_row: ClassVar[tuple[str, ...]] = ()
+    # Those of them in which a Series has one number for each trait.
+    by_trait: ClassVar[tuple[str, ...]] = ()
 
     def bind(self, frame: Any) -> Link:
         """The same link with what it needs to know of the user's frame, before any row is left out.
@@ -218,6 +223,28 @@ class Link(ABC):
         frame : DataFrame
         """
         return self
+
+    def line_up(self, whose: RowLabels) -> tuple[Link, list[str]]:
+        """The same link with labelled options in the order of the rows of the data, and how they were matched.
+
+        Parameters
+        ----------
+        whose : RowLabels
+            Who the rows of the data are.
+
+        Raises
+        ------
+        DataError
+            Labels that are not those of the data.
+        """
+        changed, notes = {}, []
+        for name in self.by_row:
+            option = getattr(self, name)
+            if isinstance(option, pd.DataFrame) or (isinstance(option, pd.Series) and name not in self.by_trait):
+                at, note = whose.match(option.index, len(option), name)
+                changed[name] = option.iloc[at]
+                notes += [] if note is None else [note]
+        return (replace(self, **changed) if changed else self), notes  # type: ignore[type-var]
 
     @abstractmethod
     def prepare(self, data: Measurements) -> Likelihood:

@@ -23,12 +23,14 @@ class Binomial(Link):
 
     Parameters
     ----------
-    trials : number, array or DataFrame
-        One for each row of the data or for each cell; 0 is the same as a missing count.
+    trials : number, array, Series or DataFrame
+        One for each row of the data (by label, or in the same order) or for each cell; 0 is the same as a missing
+        count.
     """
 
     trials: Any = field(repr=False)
 
+    by_row: ClassVar[tuple[str, ...]] = ("trials",)
     example: ClassVar[str] = (
         "Binomial(trials=frame['trials']), with the number of successes as response (R's cbind(successes, failures): "
         "trials is their sum); for a response of 0 and 1 link='bernoulli'"

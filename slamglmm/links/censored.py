@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ class Censored(Link):
     ----------
     left : number, dict or Series, array or DataFrame, optional
         Limit of detection: a value at or below it says only that eta is at most the limit. One number, one for each
-        trait by name, one for each row of the data, or one for each cell.
+        trait by name, one for each row of the data, or one for each cell (rows of a DataFrame by label).
     right : same, optional
         A value at or above it says only that eta is at least the limit.
     upper : array or DataFrame, optional
@@ -35,6 +35,9 @@ class Censored(Link):
     left: Any = field(default=None, repr=False)
     right: Any = field(default=None, repr=False)
     upper: Any = field(default=None, repr=False)
+
+    by_row: ClassVar[tuple[str, ...]] = ("left", "right", "upper")
+    by_trait: ClassVar[tuple[str, ...]] = ("left", "right")
 
     def prepare(self, data: Measurements) -> CensoredLikelihood:
         """Sort cells into measured, censored and missing; an offset comes off."""

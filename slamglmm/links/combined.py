@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ..design.row_labels import RowLabels
 from ..errors import OptionError, shortlist
 from ..options import shown
 from .base import Link
@@ -61,21 +62,39 @@ def assign_links(choice: LinkChoice, columns: Sequence[str], known: Mapping[str,
     return tuple(parts)
 
 
-def bind_links(choice: LinkChoice, frame: Any) -> LinkChoice:
-    """Let every link have a look at the user's frame.
+def bind_links(choice: LinkChoice, frame: Any) -> tuple[LinkChoice, list[str]]:
+    """Let every link have a look at the user's frame, and line its options up with the rows.
 
     Parameters
     ----------
     choice : str, Link, dict or list
         As in ``slam(link=)``.
     frame : DataFrame
+
+    Returns
+    -------
+    str, Link, dict or list
+        The same with links that know the frame.
+    list of str
+        How rows of options were matched, where that needs saying.
+
+    Raises
+    ------
+    DataError
+        Options whose row labels are not those of the frame.
     """
-    if isinstance(choice, Link):
-        return choice.bind(frame)
     if isinstance(choice, str):
-        return choice
-    bound = [(link.bind(frame) if isinstance(link, Link) else link, columns) for link, columns in _pairs(choice)]
-    return dict(bound) if isinstance(choice, Mapping) else bound
+        return choice, []
+    whose = RowLabels.of(frame)
+    if isinstance(choice, Link):
+        return choice.bind(frame).line_up(whose)
+    bound, notes = [], []
+    for link, columns in _pairs(choice):
+        if isinstance(link, Link):
+            link, of_link = link.bind(frame).line_up(whose)
+            notes += of_link
+        bound.append((link, columns))
+    return (dict(bound) if isinstance(choice, Mapping) else bound), notes
 
 
 def kept_by_links(choice: LinkChoice) -> tuple[str, ...]:

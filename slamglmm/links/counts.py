@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from scipy.special import gammaln
 
 from .._kernels.counts import draw_binomial_eta, draw_poisson_eta, sum_negative_binomial
+from ..design.row_labels import counts_rows
 from ..errors import DataError, OptionError, shortlist
 from ..linalg.fixed_part import likelihood_regression, weighted_regression
 from ..options import Options
@@ -28,12 +30,14 @@ class Poisson(Link):
 
     Parameters
     ----------
-    size_factors : number, array, DataFrame or "library", optional
-        s: exposure, effort, or size of a library; one for each row of the data or for each cell. ``"library"`` takes
-        the row sums of this link's columns over their mean.
+    size_factors : number, array, Series, DataFrame or "library", optional
+        s: exposure, effort, or size of a library; one for each row of the data (by label, or in the same order) or for
+        each cell. ``"library"`` takes the row sums of this link's columns over their mean.
     """
 
     size_factors: Any = field(default=None, repr=False)
+
+    by_row: ClassVar[tuple[str, ...]] = ("size_factors",)
 
     def prepare(self, data: Measurements) -> PoissonLikelihood:
         """Start between the fixed effects and the logarithm of the count, by what a count of that mean is worth."""
@@ -46,10 +50,11 @@ class NegativeBinomial(Link):
 
     Parameters
     ----------
-    size_factors : number, array, DataFrame or "library", optional
+    size_factors : number, array, Series, DataFrame or "library", optional
         s, as in `Poisson`.
-    dispersion : number or array, optional
-        d, the same for all traits or one for each; sampled unless given, as ``posterior["dispersion"]``.
+    dispersion : number, Series or array, optional
+        d, the same for all traits or one for each (a Series by name); sampled unless given, as
+        ``posterior["dispersion"]``.
     prior : (float, float)
         Median of d, and standard deviation of its logarithm, when d is sampled (log-normal).
     """
@@ -57,6 +62,8 @@ class NegativeBinomial(Link):
     size_factors: Any = field(default=None, repr=False)
     dispersion: Any = None
     prior: tuple[float, float] = (0.2, 1.5)
+
+    by_row: ClassVar[tuple[str, ...]] = ("size_factors",)
 
     def __post_init__(self) -> None:
         Options(vars(self), "NegativeBinomial").numbers(
@@ -66,14 +73,29 @@ class NegativeBinomial(Link):
     def prepare(self, data: Measurements) -> NegativeBinomialLikelihood:
         """As for `Poisson`."""
         q = len(data.columns)
+        given = self.prior[0]
         if self.dispersion is not None:
-            Options(vars(self), "NegativeBinomial").numbers("dispersion", length=q, single=True, above=0)
-        given = np.asarray(self.prior[0] if self.dispersion is None else self.dispersion, dtype=float)
+            given = self._by_name(data.columns)
+            Options({"dispersion": given}, "NegativeBinomial").numbers("dispersion", length=q, single=True, above=0)
+        given = np.asarray(given, dtype=float)
         start = np.broadcast_to(given, q).copy()
         fields = _lay_out(data, self.size_factors, start)
         return NegativeBinomialLikelihood(
             **fields, start_dispersion=start, sampled=self.dispersion is None, prior=self.prior
         )
+
+    def _by_name(self, traits: tuple[str, ...]) -> Any:
+        """The dispersions in the order of the traits, if they have names."""
+        given = self.dispersion
+        if not isinstance(given, pd.Series) or counts_rows(given.index):
+            return given
+        lacking = [trait for trait in traits if trait not in given.index]
+        if lacking or not given.index.is_unique:
+            raise OptionError(
+                f"dispersion: expected one number for each of {shortlist(traits)}, by name; got numbers for "
+                f"{shortlist(given.index)}."
+            )
+        return given.loc[list(traits)]
 
 
 def check_counts(values: np.ndarray, columns: tuple[str, ...], rows: np.ndarray) -> None:

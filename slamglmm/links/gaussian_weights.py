@@ -21,12 +21,13 @@ class GaussianWeights(Link):
     Parameters
     ----------
     weights : number, array or DataFrame
-        Precision of each cell, in 1 / (units of y)^2: rows as in the data, columns as the traits. 0 is the same as a
-        missing value, infinity says ``y_ij = eta_ij``.
+        Precision of each cell, in 1 / (units of y)^2: rows as in the data (by label, or in the same order), columns as
+        the traits. 0 is the same as a missing value, infinity says ``y_ij = eta_ij``.
     """
 
     weights: Any = field(repr=False)
 
+    by_row: ClassVar[tuple[str, ...]] = ("weights",)
     example: ClassVar[str] = "GaussianWeights(weights), the precision 1 / variance of each cell"
 
     def prepare(self, data: Measurements) -> WeightedLikelihood:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..design.row_labels import RowLabels
 from ..errors import DataError, OptionError, shortlist
 from ..options import Options, shown
 from .gaussian_weights import GaussianWeights
@@ -46,8 +47,9 @@ def voom(counts: Any, design: Any = None, lib_size: Any = None, *, span: float =
     counts : DataFrame or array, n × p
         Samples × genes.
     design : DataFrame or array, n × b, optional
-        Fixed effects of the samples, such as ``slamglmm.design(formula, frame).X``; a common mean unless given.
-    lib_size : array of length n, optional
+        Fixed effects of the samples, such as ``slamglmm.design(formula, frame).X``; a common mean unless given. Samples
+        go by label, if both have labels.
+    lib_size : array or Series of length n, optional
         Library size of each sample, possibly times a normalisation factor; the row sums of the counts unless given.
     span : float
         Share of the genes that each point of the trend looks at.
@@ -72,8 +74,9 @@ def voom(counts: Any, design: Any = None, lib_size: Any = None, *, span: float =
     if not (np.isfinite(y).all() and (y >= 0).all()):
         bad = table.columns[~(y >= 0).all(axis=0) | ~np.isfinite(y).all(axis=0)]
         raise DataError(f"voom: counts must be at least 0 and not missing; see {shortlist(bad)}.")
-    X = np.ones((n, 1)) if design is None else _numbers("design", design, 2)
-    sizes = y.sum(axis=1) if lib_size is None else _numbers("lib_size", lib_size, 1)
+    samples = RowLabels(table.index, None, "counts") if isinstance(counts, pd.DataFrame) else None
+    X = np.ones((n, 1)) if design is None else _numbers("design", _lined_up(design, samples, "design"), 2)
+    sizes = y.sum(axis=1) if lib_size is None else _numbers("lib_size", _lined_up(lib_size, samples, "lib_size"), 1)
     if X.shape[:1] != (n,) or sizes.shape != (n,):
         raise OptionError(
             f"voom: expected {n} rows of design and {n} library sizes, as the counts have; got {X.shape[:1]} and "
@@ -106,6 +109,13 @@ def _numbers(name: str, value: Any, n_dimensions: int) -> np.ndarray:
         shape = "samples × genes" if name == "counts" else "one row for each sample"
         raise OptionError(f"voom({name}={shown(value)}): expected numbers, {shape}.")
     return numbers
+
+
+def _lined_up(table: Any, samples: RowLabels | None, name: str) -> Any:
+    """A labelled table in the order of the samples; others as they are."""
+    if samples is None or not isinstance(table, pd.DataFrame | pd.Series):
+        return table
+    return table.iloc[samples.match(table.index, len(table), name).rows]
 
 
 def _trend(means: np.ndarray, root_sd: np.ndarray, span: float) -> pd.DataFrame:

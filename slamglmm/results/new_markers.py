@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from .._kernels.columns import add_columns
+from ..design.row_labels import RowLabels
 from ..errors import DataError, shortlist
-from ..genotypes import Markers, match_new_rows, read_markers
+from ..genotypes import Markers, read_markers
 
 
-def marker_part(markers: Any, coef: pd.DataFrame, means: np.ndarray, index: pd.Index) -> np.ndarray:
+def marker_part(markers: Any, coef: pd.DataFrame, means: np.ndarray, newdata: Any) -> np.ndarray:
     """``G coef`` in new rows.
 
     Parameters
@@ -23,15 +24,16 @@ def marker_part(markers: Any, coef: pd.DataFrame, means: np.ndarray, index: pd.I
         Effects of one unit of dosage, labelled by the markers of the fit.
     means : ndarray, length m
         Mean dosages in the fit, which stand for missing genotypes.
-    index : pandas.Index
-        Labels of the new rows.
+    newdata : DataFrame
+        The new rows, whose index or a column of which says who they are.
 
     Returns
     -------
-    ndarray, len(index) x p
+    ndarray, len(newdata) x p
     """
     table = _same_markers(markers, coef.index, means)
-    at = match_new_rows(table, index)
+    rows = RowLabels.of(newdata, "newdata")
+    at, _ = rows.match(table.labels, table.n, "markers", repeats=True, by_position=table.by_position)
     # Rows of a .bed are picked afterwards, those of unpacked markers before.
     table, at = (table, at) if table.packed else (table.take(at), np.arange(len(at)))
     out = np.zeros((coef.shape[1], table.n))

@@ -437,8 +437,8 @@ class HeResult(Result):
             New rows; those of the fit by default.
         markers : dict, optional
             Of the new rows, with the keys of the fit's ``markers=``: label -> table. Columns of a DataFrame are found
-            by name, rows by index when both have one (a .bed has the ids of its .fam), else by position. Missing
-            genotypes count as the mean in the fit.
+            by name, rows as in the fit, by label in the index or in a column of `newdata`. Missing genotypes count as
+            the mean in the fit.
         random : "all", "none" or list of labels
             Random terms and components of markers to add.
         new_levels : {"error", "zero", "relmat"}
@@ -467,7 +467,7 @@ class HeResult(Result):
             rows = np.einsum("ne,tne->nt", term.M, effects[:, np.where(known, term.codes, 0)])
             values += rows * known[:, None]
         for label in of_markers:
-            values += self.ranef(label).to_numpy() if newdata is None else self._of_new(label, markers, design.X.index)
+            values += self.ranef(label).to_numpy() if newdata is None else self._of_new(label, markers, newdata)
         return pd.DataFrame(values, index=design.X.index, columns=list(self.traits))
 
     @property
@@ -534,7 +534,7 @@ class HeResult(Result):
                 raise OptionError(f"no random term {label!r}; the terms are {shortlist(known)}.")
         return chosen
 
-    def _of_new(self, label: str, markers: Mapping[str, Any] | None, index: pd.Index) -> np.ndarray:
+    def _of_new(self, label: str, markers: Mapping[str, Any] | None, newdata: Any) -> np.ndarray:
         """What a component of markers adds to new rows."""
         found = self.model.marker_effects[self._marker_labels.index(label)]
         if not isinstance(markers, Mapping) or found.table not in markers:
@@ -543,7 +543,7 @@ class HeResult(Result):
                 f"{label!r} out of random=."
             )
         coef = self.marker_effects(label)
-        return marker_part(markers[found.table], coef, found.means, index) - found.means @ found.coef
+        return marker_part(markers[found.table], coef, found.means, newdata) - found.means @ found.coef
 
     def _position(self, label: str) -> int:
         members = self._components_of(label)

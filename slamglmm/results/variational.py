@@ -266,8 +266,8 @@ class SparseLmmResult(VariationalResult):
         newdata : DataFrame, optional
             Covariates of the new rows.
         markers : same forms as in `sparse_lmm`, optional
-            Markers of the new rows, or of more: columns of a DataFrame are found by name, rows by index when both have
-            one (a .bed has the ids of its .fam), else by position. Missing genotypes count as the mean in the fit.
+            Markers of the new rows, or of more: columns of a DataFrame are found by name, rows as in the fit, by label
+            in the index or in a column of `newdata`. Missing genotypes count as the mean in the fit.
         random : {"all", "none"}
             Whether random effects are added.
         new_levels : {"error", "zero", "relmat"}
@@ -295,7 +295,7 @@ class SparseLmmResult(VariationalResult):
             rows = self.design.new(newdata, new_levels, labels)
             index = rows.X.index
             values = rows.X.to_numpy() @ self.covariates
-            values = values + marker_part(markers, self.coef.to_frame(), self.marker_means, index)
+            values = values + marker_part(markers, self.coef.to_frame(), self.marker_means, newdata)
             if rows.offset is not None:
                 values = values + rows.offset[:, None]
             for term in rows.terms:
@@ -521,8 +521,8 @@ class MrMashResult(VariationalResult):
         newdata : DataFrame, optional
             Covariates of the new rows.
         markers : same forms as in `mr_mash`, optional
-            Markers of the new rows, or of more: columns of a DataFrame are found by name, rows by index when both have
-            one (a .bed has the ids of its .fam), else by position.
+            Markers of the new rows, or of more: columns of a DataFrame are found by name, rows as in the fit, by label
+            in the index or in a column of `newdata`.
 
         Returns
         -------
@@ -534,7 +534,7 @@ class MrMashResult(VariationalResult):
             raise OptionError("predict: new rows need their markers; pass markers= with newdata.")
         rows = self.design.new(newdata)
         index = rows.X.index
-        values = rows.X.to_numpy() @ self.covariates + marker_part(markers, self.coef, self.marker_means, index)
+        values = rows.X.to_numpy() @ self.covariates + marker_part(markers, self.coef, self.marker_means, newdata)
         if rows.offset is not None:
             values = values + rows.offset[:, None]
         return pd.DataFrame(values, index=index, columns=self.design.traits)

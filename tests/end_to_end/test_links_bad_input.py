@@ -39,6 +39,8 @@ def test_more_cases_than_animals(herds):
     with pytest.raises(DataError, match=r"1 cell\(s\) have more successes than trials .* in row 1, counted from 0"):
         fit("incidence", herds, sg.links.Binomial(trials=herds["size"]))
     with pytest.raises(OptionError, match=r"trials: expected a number, 56 numbers .* got shape \(55,\)"):
+        fit("incidence", herds, sg.links.Binomial(trials=herds["size"].to_numpy()[1:]))
+    with pytest.raises(DataError, match=r"1 of 56 rows of data are not among the 55 rows of trials: '0'"):
         fit("incidence", herds, sg.links.Binomial(trials=herds["size"][1:]))
 
 

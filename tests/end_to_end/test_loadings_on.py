@@ -84,6 +84,10 @@ def test_messages(small):
     frame, Y, relmat, temperature, options, _ = small
     with pytest.raises(DataError, match=r"trait_data lacks 2 of 7 traits \('e00', 'e03'\)"):
         fit(frame, Y, relmat, temperature.drop(["e00", "e03"]), **options)
+    with pytest.raises(
+        DataError, match=r"lacks 7 of 7 .* Its index names the traits; write trait_data.set_index\('env'\)"
+    ):
+        fit(frame, Y, relmat, temperature.reset_index(names="env"), **options)
     holes = temperature.copy()
     holes.iloc[2] = np.nan
     with pytest.raises(DataError, match=r"covariates are missing for 'e02'"):

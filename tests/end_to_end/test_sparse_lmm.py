@@ -67,11 +67,13 @@ def test_prediction(tmp_path):
         fit.predict(frame)
     with pytest.raises(DataError, match=r"markers lack 1 of the 150 of the fit: 'snp3'"):
         fit.predict(frame, markers=markers.drop(columns="snp3"))
-    with pytest.raises(DataError, match="1 of 300 rows of data are not among the 299 rows of markers: 'id000'"):
+    with pytest.raises(DataError, match="1 of 300 rows of newdata are not among the 299 rows of markers: 'id000'"):
         fit.predict(frame, markers=markers.iloc[1:])
-    with pytest.raises(DataError, match="the marker table has rows more than once: 'id000'"):
+    with pytest.raises(DataError, match=r"row labels of markers repeat \('id000'\), and are not those of newdata"):
         fit.predict(frame, markers=pd.concat([markers, markers.iloc[:1]]))
-    with pytest.raises(DataError, match="markers have 299 rows and newdata has 300; give the same rows"):
+    with pytest.raises(
+        DataError, match="markers: expected 300 rows, as newdata has, got 299, and no labels to match them by"
+    ):
         fit.predict(frame, markers=markers.to_numpy()[1:])
     with pytest.raises(DataError, match="markers have 3 columns; the fit had 150"):
         fit.predict(frame, markers=markers.to_numpy()[:, :3])
@@ -92,13 +94,16 @@ def test_new_rows_find_their_markers(packed, tmp_path):
         np.testing.assert_allclose(
             fit.predict(turned.iloc[3:9], markers=source), fit.fitted().loc[turned.index[3:9]], atol=1e-10
         )
-        # an index that only counts says nothing about who is who
-        counted = frame.reset_index(drop=True)
-        np.testing.assert_allclose(fit.predict(counted, markers=source), fit.fitted(), atol=1e-10)
+        # without the index, by the column that has the ids
+        counted = turned.reset_index(names="who")
+        np.testing.assert_allclose(
+            fit.predict(counted, markers=source), fit.fitted().loc[turned.index].reset_index(drop=True), atol=1e-10
+        )
         bare = markers.to_numpy()[::-1]
         np.testing.assert_allclose(fit.predict(turned, markers=bare), fit.fitted().loc[turned.index], atol=1e-10)
-    with pytest.raises(DataError, match="60 of 60 rows of data are not among the 60 rows of markers: 'x0'"):
-        one.predict(frame.set_axis([f"x{i}" for i in range(60)]), markers=source)
+    for unknown in (frame.set_axis([f"x{i}" for i in range(60)]), frame.reset_index(drop=True)):
+        with pytest.raises(DataError, match=r"row labels of markers .* were compared with the index of newdata"):
+            one.predict(unknown, markers=source)
 
 
 def test_save_and_load(tmp_path):
@@ -577,9 +582,9 @@ def test_refused_data(tmp_path):
     refuse("none of the 10 markers varies", markers=markers * 0 + 1)
     refuse("response 'y' is 3 in all 50 rows", frame=frame.assign(y=3.0))
     refuse("the covariates explain the response exactly", frame=frame.assign(y=2 * frame["age"]))
-    refuse("50 of 50 rows of data are not among the 50 rows of markers: 'id000'", markers=markers.set_axis(
-        [f"x{i}" for i in range(50)]))  # fmt: skip
-    refuse("markers have 49 rows and data has 50", markers=markers.to_numpy()[1:])
+    strangers = markers.set_axis([f"x{i}" for i in range(50)])
+    refuse(r"row labels of markers \('x0', .*compared with the index of data \('id000', .*none has", markers=strangers)
+    refuse("markers: expected 50 rows, as data has, got 49", markers=markers.to_numpy()[1:])
     refuse("same name twice: 'snp0'", markers=markers.set_axis(["snp0"] * 2 + list(markers.columns[2:]), axis=1))
     packed = bed_columns(markers.to_numpy(), tmp_path)
     repeated = pd.concat([frame, frame]).set_axis(list(packed.labels) * 2)

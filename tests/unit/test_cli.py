@@ -24,6 +24,8 @@ def files(tmp_path_factory):
     frame.to_csv(folder / "data.csv", index=False)
     shuffled = data.Y.assign(animal=data.frame["animal"]).sample(frac=1, random_state=1)
     shuffled.to_csv(folder / "Y.csv", index=False)
+    shuffled.rename(columns={"animal": "who"}).to_csv(folder / "Y_names.csv", index=False)
+    data.Y.assign(sire=range(len(data.Y))).to_csv(folder / "Y_numbers.csv", index=False)
     data.relmat["animal"].to_csv(folder / "K.csv")
     data.Y.to_csv(folder / "numbered.csv")
     data.Y.to_csv(folder / "semicolons.csv", index=False, sep=";")
@@ -169,6 +171,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
         (["~ (1 | animal)", "--traits", "trait1", "--relmat", "animal=nowhere.csv"], "nowhere.csv"),
         (["~ (1 | animal)", "--traits", "trait1", "--id", "row"], "has no such column"),
         (["~ (1 | animal)", "--Y", "{files}/numbered.csv"], "the first column has no name"),
+        (
+            ["~ (1 | animal)", "--Y", "{files}/Y.csv"],
+            "column 'animal' is not numeric, so it is no trait. If it labels the "
+            "rows, write --id animal; otherwise take it out of the file.",
+        ),
+        (["~ (1 | sire)", "--Y", "{files}/Y_numbers.csv"], "column 'sire' is in the formula, so it is no trait"),
+        (["~ (1 | sire)", "--Y", "{files}/Y_names.csv"], "write --id who and give the data a column 'who' too;"),
         (["~ (1 | animal)", "--Y", "{files}/semicolons.csv"], "expected commas between columns, got the one column"),
         (["~ (1 | animal)", "--Y", "{files}/empty.csv"], "empty.csv: expected a csv file with commas"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from slamglmm.errors import DataError
-from slamglmm.genotypes import match_rows, open_plink, read_markers, write_plink
+from slamglmm.genotypes import open_plink, read_markers, write_plink
 from tests.reference.markers import bed_columns, dense
 
 GENOTYPES = np.array([[0, 1, 2, 2], [1, np.nan, 0, 2], [2, 1, 1, 2], [0, 0, np.nan, 2], [1, 2, 0, 2]])
@@ -185,22 +185,3 @@ def test_bed_without_bed_reader(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bed_reader", None)
     with pytest.raises(DataError, match=r"pip install 'slamglmm\[plink\]'"):
         read_markers(tmp_path / "twin.bed")
-
-
-def test_rows_are_matched_by_label_or_position():
-    """By label when both have one; else the same rows in the same order."""
-    labelled = read_markers(pd.DataFrame(GENOTYPES, index=list("abcde")))
-    plain = read_markers(GENOTYPES)
-    rows = np.array([0, 2, 3])
-    np.testing.assert_array_equal(match_rows(labelled, pd.Index(list("eca")), np.arange(3), 3), [4, 2, 0])
-    np.testing.assert_array_equal(match_rows(plain, pd.Index(list("abc")), rows, 5), rows)
-    np.testing.assert_array_equal(match_rows(labelled, pd.Index(rows), rows, 5), rows)
-    with pytest.raises(DataError, match=r"1 of 2 rows of data are not among the 5 rows of markers: 'z'"):
-        match_rows(labelled, pd.Index(["a", "z"]), np.arange(2), 2)
-    with pytest.raises(DataError, match="markers have 5 rows and data has 6"):
-        match_rows(plain, pd.Index(list("abcdef")), np.arange(6), 6)
-    twice = read_markers(pd.DataFrame(GENOTYPES, index=list("aacde")))
-    with pytest.raises(DataError, match="rows more than once: 'a'"):
-        match_rows(twice, pd.Index(list("acd")), np.arange(3), 3)
-    numbered = read_markers(pd.DataFrame(GENOTYPES, index=[10, 20, 30, 40, 50]))
-    np.testing.assert_array_equal(match_rows(numbered, pd.Index(["30", "10"]), np.arange(2), 2), [2, 0])

@@ -457,7 +457,8 @@ def test_correlation_interval_by_simulation():
 def test_markers_are_a_kinship_never_formed(tmp_path):
     frame, G, K = genotype_frame()
     ids = [f"i{k}" for k in range(80)]
-    exact = sg.he("y ~ x + (1 | id)", frame.assign(id=ids), relmat={"id": (K, ids)}, method="he", se=None)
+    frame = frame.assign(id=ids)
+    exact = sg.he("y ~ x + (1 | id)", frame, relmat={"id": (K, ids)}, method="he", se=None)
     write_plink(tmp_path / "m.bed", [G], ids, [f"m{j}" for j in range(G.shape[1])])
     tables = {
         "int8": G,
@@ -485,7 +486,10 @@ def test_markers_with_missing_genotypes_and_dropped_rows(tmp_path):
     write_plink(tmp_path / "m.bed", [gaps], ids, [f"m{j}" for j in range(G.shape[1])])
     with pytest.warns(DroppedRowsWarning):
         holes = sg.he(
-            "y ~ x", frame.assign(x=frame["x"].where(frame.index != 7)), markers={"a": tmp_path / "m.bed"}, seed=1
+            "y ~ x",
+            frame.assign(id=ids, x=frame["x"].where(frame.index != 7)),
+            markers={"a": tmp_path / "m.bed"},
+            seed=1,
         )
     kept = np.arange(80) != 7
     f = np.nanmean(gaps[kept], axis=0)
@@ -718,9 +722,9 @@ def test_refused_distances():
 
     with pytest.raises(DataError, match="distance must be square"):
         fit(np.zeros((2, 3)))
-    with pytest.raises(DataError, match=r"distance is 5 x 5, data has 20 rows"):
+    with pytest.raises(DataError, match=r"distance: expected 20 rows, as data has, got 5"):
         fit(np.zeros((5, 5)))
-    with pytest.raises(DataError, match=r"distance lacks 1 of 20 rows of data \(first: 'p01'\)"):
+    with pytest.raises(DataError, match=r"1 of 20 rows of data are not among the 19 rows of distance: 'p01'"):
         fit(D.iloc[1:, 1:])
     with pytest.raises(DataError, match="distance must be symmetric"):
         fit(D.to_numpy() + np.triu(np.ones((20, 20)), 1))

@@ -10,7 +10,8 @@ import pandas as pd
 import scipy.linalg
 
 from ...design import Design
-from ...errors import DataError, OptionError, SlamWarning, shortlist, warn
+from ...design.row_labels import RowLabels
+from ...errors import DataError, OptionError, SlamWarning, warn
 from .moments import Moments, NormalEquations
 from .problem import RESIDUAL, Problem
 from .sources import Source
@@ -34,22 +35,27 @@ class DistanceResponse:
     negative_share : float
         Their part of the sum of absolute eigenvalues.
     correction : str or None
+    notes : tuple of str
+        How rows were matched, where that needs saying.
     """
 
     M: np.ndarray
     n_negative: int
     negative_share: float
     correction: str | None
+    notes: tuple[str, ...] = ()
 
 
-def read_distance(distance: Any, design: Design, correction: str | None) -> DistanceResponse:
+def read_distance(distance: Any, design: Design, whose: RowLabels, correction: str | None) -> DistanceResponse:
     """Check, align and centre the ``distance=`` argument.
 
     Parameters
     ----------
     distance : DataFrame, (array, labels), array, or an object with ``ids`` and ``data`` (scikit-bio)
-        Labels are matched with the index of the data.
+        Labels are matched with the index, or a column, of the data.
     design : Design
+    whose : RowLabels
+        Who the rows of the data are.
     correction : {None, "sqrt", "lingoes"}
         Square root of the distances; or the smallest constant added to the squared distances that makes them
         Euclidean.
@@ -68,7 +74,12 @@ def read_distance(distance: Any, design: Design, correction: str | None) -> Dist
     values, labels = _values_and_labels(distance)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise DataError(f"distance must be square, got shape {values.shape}.")
-    order = _order(labels, len(values), design)
+    if labels is not None and not labels.is_unique:
+        raise DataError(f"distance has the label {str(labels[labels.duplicated()][0])!r} twice.")
+    # several records of one individual are at distance zero
+    order, note = whose.match(
+        labels, len(values), "distance", rows=design.rows, repeats=True, by_position="distance.to_numpy()"
+    )
     D = values[np.ix_(order, order)]
     if not np.isfinite(D).all():
         raise DataError("distance has missing or infinite entries. Drop these individuals.")
@@ -95,7 +106,7 @@ def read_distance(distance: Any, design: Design, correction: str | None) -> Dist
             "or 'lingoes' makes it Euclidean.",
             SlamWarning,
         )
-    return DistanceResponse(M, int(negative.sum()), share, correction)
+    return DistanceResponse(M, int(negative.sum()), share, correction, () if note is None else (note,))
 
 
 def _gower(squared: np.ndarray) -> np.ndarray:
@@ -115,26 +126,6 @@ def _values_and_labels(distance: Any) -> tuple[np.ndarray, pd.Index | None]:
     if isinstance(distance, tuple) and len(distance) == 2:
         return np.array(distance[0], dtype=float), pd.Index(list(distance[1]))
     return np.array(distance, dtype=float), None
-
-
-def _order(labels: pd.Index | None, size: int, design: Design) -> np.ndarray:
-    index, n_data = design.X.index, design.n + design.n_dropped
-    if labels is None or (isinstance(labels, pd.RangeIndex) and len(labels) == n_data):
-        if size != n_data:
-            raise DataError(f"distance is {size} x {size}, data has {n_data} rows; label it or give one row each.")
-        return design.rows
-    if len(labels) != size:
-        raise DataError(f"distance has {size} rows but {len(labels)} labels.")
-    if not labels.is_unique:
-        raise DataError(f"distance has the label {str(labels[labels.duplicated()][0])!r} twice.")
-    order = labels.get_indexer(index)
-    absent = index[order < 0]
-    if len(absent):
-        raise DataError(
-            f"distance lacks {len(absent)} of {len(index)} rows of data (first: {shortlist(absent)}). Its labels are "
-            "matched with the index of the data frame; set it with data.set_index(...)."
-        )
-    return order
 
 
 def distance_equations(

@@ -111,6 +111,11 @@ def fit_he(
             parts = _by_likelihood(problem, options)
         else:
             parts = _by_moments(problem, options, distance, notes)
+    matched = [*design.notes, *(note for marker in markers for note in marker.genotypes.notes)]
+    if distance is not None:
+        matched += distance.notes
+    # the bins of one table have its notes in common
+    notes = [*dict.fromkeys(matched), *notes]
     _warn_about(problem, parts["theta"], options, notes)
     return HeResult(
         design=design,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from ... import genotypes
 from ...design import Design
+from ...design.row_labels import RowLabels
 from ...errors import DataError, OptionError, shortlist
 from ...genotypes import Markers
 from ...results.varcomp import MarkerEffects
@@ -39,11 +40,14 @@ class Genotypes:
         Row of `markers` for each row of the fit; None when they are the same.
     root : ndarray, length n, or None
         Square roots of the observation weights, which multiply the rows of W.
+    notes : tuple of str
+        How rows were matched, where that needs saying.
     """
 
     markers: Markers
     rows: np.ndarray | None = None
     root: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -278,7 +282,9 @@ def marker_effects(markers: Sequence[MarkerTerm], rests: np.ndarray, variances: 
 # -- what a user gives -----------------------------------------------------------------------------------
 
 
-def read_markers(markers: Mapping[str, Any] | None, annotation: Any, design: Design) -> tuple[MarkerTerm, ...]:
+def read_markers(
+    markers: Mapping[str, Any] | None, annotation: Any, design: Design, whose: RowLabels
+) -> tuple[MarkerTerm, ...]:
     """Check the ``markers=`` argument.
 
     Parameters
@@ -288,6 +294,8 @@ def read_markers(markers: Mapping[str, Any] | None, annotation: Any, design: Des
     annotation : DataFrame or array, m x bins, or None
         Which markers belong to which bin, for a single table.
     design : Design
+    whose : RowLabels
+        Who the rows of the data are.
 
     Raises
     ------
@@ -306,15 +314,12 @@ def read_markers(markers: Mapping[str, Any] | None, annotation: Any, design: Des
         raise OptionError(f"markers are called {taken} like a random term; give them a name of their own.")
     out: list[MarkerTerm] = []
     for label, table in markers.items():
-        found = _genotypes(table, design)
+        found = _genotypes(table, f"markers[{str(label)!r}]", design, whose)
         if annotation is None:
             out.append(MarkerTerm(str(label), str(label), found))
             continue
-        bins = annotation if isinstance(annotation, pd.DataFrame) else pd.DataFrame(np.asarray(annotation))
-        if len(bins) != found.m:
-            raise OptionError(
-                f"annotation has {len(bins)} rows, '{label}' has {found.m} markers; give one row a marker."
-            )
+        bins, note = _bins(annotation, str(label), found)
+        found = replace(found, notes=(*found.notes, *note))
         out += [
             MarkerTerm(f"{label}[{name}]", str(label), found, members.to_numpy().astype(bool))
             for name, members in bins.items()
@@ -322,8 +327,25 @@ def read_markers(markers: Mapping[str, Any] | None, annotation: Any, design: Des
     return tuple(out)
 
 
-def _genotypes(table: Any, design: Design) -> Genotypes:
+def _bins(annotation: Any, label: str, found: Genotypes) -> tuple[pd.DataFrame, list[str]]:
+    """The bins in the order of the markers, by name when `annotation` has names; and a note of how."""
+    names = found.markers.names
+    labelled = isinstance(annotation, pd.DataFrame | pd.Series)
+    bins = pd.DataFrame(annotation if labelled else np.asarray(annotation))
+    if len(bins) != found.m:
+        raise OptionError(f"annotation has {len(bins)} rows, '{label}' has {found.m} markers; give one row a marker.")
+    if not labelled:
+        return bins, []
+    markers = RowLabels(names, None, f"markers[{label!r}]", f"the names of markers[{label!r}]")
+    at, note = markers.match(bins.index, len(bins), "annotation")
+    return bins.iloc[at], [] if note is None else [note]
+
+
+def _genotypes(table: Any, name: str, design: Design, whose: RowLabels) -> Genotypes:
     markers = genotypes.read_markers(table)
-    rows = genotypes.match_rows(markers, design.X.index, design.rows, design.n + design.n_dropped)
+    rows, note = whose.match(
+        markers.labels, markers.n, name, rows=design.rows, repeats=True, by_position=markers.by_position
+    )
     same = len(rows) == markers.n and np.array_equal(rows, np.arange(markers.n))
-    return Genotypes(markers, None if same else rows, None if design.weights is None else np.sqrt(design.weights))
+    root = None if design.weights is None else np.sqrt(design.weights)
+    return Genotypes(markers, None if same else rows, root, () if note is None else (note,))

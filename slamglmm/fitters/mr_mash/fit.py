@@ -13,8 +13,9 @@ import pandas as pd
 from ... import __version__
 from ..._kernels.columns import add_columns
 from ...design import Design
+from ...design.row_labels import RowLabels
 from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist, warn
-from ...genotypes import Markers, match_rows, read_markers
+from ...genotypes import Markers, read_markers
 from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
 from ...linalg.threads import single_threaded_blas
 from ...options import Options, shown
@@ -33,6 +34,7 @@ RESIDUAL_KINDS = ("full", "diagonal", "spherical", "low_rank")
 def fit_mr_mash(
     design: Design,
     markers: Any,
+    whose: RowLabels,
     *,
     covariances: Any,
     grid: Any,
@@ -45,10 +47,10 @@ def fit_mr_mash(
     tol: float,
     max_iter: int,
 ) -> MrMashResult:
-    """Fit mr.mash; see `slamglmm.mr_mash` for the arguments."""
+    """Fit mr.mash to a design, rows of `markers` being those of `whose`; arguments as in `slamglmm.mr_mash`."""
     begun = time.perf_counter()
     arguments = locals()
-    options = {key: value for key, value in arguments.items() if key not in ("design", "markers", "begun")}
+    options = {key: value for key, value in arguments.items() if key not in ("design", "markers", "whose", "begun")}
     if design.Y is None:
         raise OptionError("mr_mash needs responses: pass Y=, or name them on the left of '~'.")
     if design.terms:
@@ -65,7 +67,9 @@ def fit_mr_mash(
         Y -= design.offset
     p = len(Y)
     given = read_markers(markers)
-    everyone = match_rows(given, design.X.index, design.rows, design.n + design.n_dropped)
+    everyone, matched = whose.match(
+        given.labels, given.n, "markers", rows=design.rows, repeats=True, by_position=given.by_position
+    )
     kept = np.flatnonzero(~np.isnan(Y).all(axis=0))
     fewest = np.linalg.matrix_rank(design.X.to_numpy()) + 2
     if len(kept) < fewest:
@@ -73,7 +77,8 @@ def fit_mr_mash(
     source, at, weights = _storage(given, everyone[kept])
     Z, Y_kept = np.zeros((source.n, design.X.shape[1])), np.zeros((p, source.n))
     Z[at], Y_kept[:, at] = design.X.to_numpy(dtype=np.float64)[kept], Y[:, kept]
-    notes = [f"markers held as {source.kind}, {source.nbytes / 2**20:.1f} MiB"]
+    notes = [*design.notes, *([] if matched is None else [matched])]
+    notes.append(f"markers held as {source.kind}, {source.nbytes / 2**20:.1f} MiB")
     if len(kept) < Y.shape[1]:
         notes.append(f"{Y.shape[1] - len(kept)} row(s) without any response are predicted, not fitted")
     with single_threaded_blas():

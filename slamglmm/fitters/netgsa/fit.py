@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.linalg
 
 from ... import __version__
+from ...design.row_labels import RowLabels
 from ...errors import BoundaryWarning, DataError, OptionError, shortlist, warn
 from ...linalg.nnls import nonnegative_least_squares, solve_symmetric
 from ...linalg.threads import single_threaded_blas
@@ -89,9 +90,9 @@ def fit_netgsa(
     """Test pathways; see `slamglmm.netgsa` for the arguments."""
     start = time.perf_counter()
     values, genes, samples = _expression(expression)
-    labels = _groups(groups, samples, values.shape)
-    names = list(dict.fromkeys(labels))
     notes: list[str] = []
+    labels = _groups(groups, samples if isinstance(expression, pd.DataFrame) else None, values.shape, notes)
+    names = list(dict.fromkeys(labels))
     with single_threaded_blas():
         found = read_networks(networks, names, genes, directed)
         if any(network.unweighted for network in found):
@@ -308,15 +309,18 @@ def _expression(expression: Any) -> tuple[np.ndarray, list[str], pd.Index]:
     return values, genes, samples
 
 
-def _groups(groups: Any, samples: pd.Index, shape: tuple[int, int]) -> list[Any]:
-    if isinstance(groups, pd.Series) and not isinstance(samples, pd.RangeIndex) and set(groups.index) == set(samples):
-        groups = groups.reindex(samples)
+def _groups(groups: Any, samples: pd.Index | None, shape: tuple[int, int], notes: list[str]) -> list[Any]:
     labels = list(groups)
     if len(labels) != shape[1]:
         hint = " Is expression samples x genes? Then pass its transpose." if len(labels) == shape[0] else ""
         raise DataError(f"groups has {len(labels)} entries, expression has {shape[1]} samples (columns).{hint}")
     if pd.isna(pd.Series(labels)).any():
         raise DataError("groups has missing entries. Drop these samples.")
+    if samples is not None and isinstance(groups, pd.Series):
+        columns = RowLabels(samples, None, "expression", "the columns of expression")
+        at, note = columns.match(groups.index, len(groups), "groups", by_position="groups.to_numpy()")
+        labels = [labels[i] for i in at]
+        notes += [] if note is None else [note]
     return labels
 
 

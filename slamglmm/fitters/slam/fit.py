@@ -236,7 +236,7 @@ def fit_slam(
         options=options,
         version=__version__,
         seconds=time.perf_counter() - begin,
-        notes=(*_at_the_edge_of_the_grid(posterior, problem.grid.shares, h2_grid), *problem.notes),
+        notes=(*design.notes, *_at_the_edge_of_the_grid(posterior, problem.grid.shares, h2_grid), *problem.notes),
         posterior=posterior,
         grid=grid,
         components=components,

@@ -79,6 +79,14 @@ def read_trait_covariates(
     return TraitCovariates(tuple(map(str, made.X.columns)), np.ascontiguousarray((x @ back)[order]), back, made)
 
 
+def _what_to_do(trait_data: pd.DataFrame, traits: pd.Index) -> str:
+    """Make the column that names the traits the index, if there is one, or add what is not there."""
+    for name, column in trait_data.items():
+        if traits.isin(column.astype(str)).all():
+            return f"write trait_data.set_index({name!r})"
+    return "add these rows"
+
+
 def _design_traits(formula: str, trait_data: Any, traits: pd.Index) -> Design:
     """The design of the covariates, one row for each trait of the fit."""
     if not isinstance(trait_data, pd.DataFrame):
@@ -94,7 +102,7 @@ def _design_traits(formula: str, trait_data: Any, traits: pd.Index) -> Design:
     if len(missing):
         raise DataError(
             f"trait_data lacks {len(missing)} of {len(traits)} traits ({shortlist(missing)}). Its index names the "
-            "traits; add these rows."
+            f"traits; {_what_to_do(trait_data, traits)}."
         )
     frame = named.loc[traits]
     with warnings.catch_warnings():

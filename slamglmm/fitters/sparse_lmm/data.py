@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from ..._kernels.columns import Columns
 from ...design import Design
 from ...errors import DataError, OptionError, shortlist
-from ...genotypes import Markers, match_rows
+from ...genotypes import Markers
 from ...linalg.rotation import symmetric_eigen
 
 # Rotated markers larger than this many bytes in memory are refused unless they go to a file.
@@ -113,18 +113,21 @@ class RegressionData:
 def regression_data(
     design: Design,
     given: Markers,
+    everyone: np.ndarray,
     out: str | Path | None,
     family: str,
     copies: int = 1,
     like: RegressionData | None = None,
 ) -> RegressionData:
-    """Line up markers with the design's rows, and take those with a response to the storage's rows.
+    """Take the rows of the design that have a response to the rows of the markers' storage.
 
     Parameters
     ----------
     design : Design
         With one response.
     given : Markers
+    everyone : ndarray of int
+        Row of `given` for each row of the design.
     out : path, optional
         File for rotated markers; in memory unless given.
     family : str
@@ -153,7 +156,6 @@ def regression_data(
     offset = None if design.offset is None else design.offset[seen]
     if offset is not None and family == "gaussian":
         y, offset = y - offset, None
-    everyone = match_rows(given, design.X.index, design.rows, design.n + design.n_dropped)
     at = everyone[seen]
     weights = None if design.weights is None else design.weights[seen]
     if design.terms:
@@ -171,7 +173,8 @@ def regression_data(
             picked, picked, picked.columns(), y, Z, weights, n, given, everyone, constant, None, offset
         )
     if len(np.unique(at)) < n:
-        twice = design.X.index[seen][pd.Index(at).duplicated()]
+        assert given.labels is not None
+        twice = given.labels[at[pd.Index(at).duplicated()]]
         raise DataError(
             f"data has several rows for the individuals {shortlist(twice.unique())} of the .bed file. Repeated records "
             "need unpacked markers: pass sg.genotypes.open_plink(path).unpacked()."

@@ -16,6 +16,7 @@ from scipy.special import expit, softmax
 from ... import __version__
 from ..._kernels.columns import add_columns
 from ...design import Design
+from ...design.row_labels import RowLabels
 from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist, warn
 from ...genotypes import Markers, read_markers
 from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
@@ -41,6 +42,7 @@ THREADS_PAY = 20_000_000
 def fit_sparse_lmm(
     design: Design,
     markers: Any,
+    whose: RowLabels,
     *,
     family: str,
     log_odds: Any,
@@ -56,10 +58,10 @@ def fit_sparse_lmm(
     n_threads: int | None,
     n_jobs: int,
 ) -> SparseLmmResult | SparseLmmFits:
-    """Fit the sparse linear mixed model; see `slamglmm.sparse_lmm` for the arguments."""
+    """Fit to a design, rows of `markers` being those of `whose`; arguments as in `slamglmm.sparse_lmm`."""
     begun = time.perf_counter()
     given = locals()
-    options = {key: value for key, value in given.items() if key not in ("design", "markers", "begun")}
+    options = {key: value for key, value in given.items() if key not in ("design", "markers", "whose", "begun")}
     from joblib import Parallel, delayed
 
     _check_options(options)
@@ -68,12 +70,17 @@ def fit_sparse_lmm(
         raise OptionError("sparse_lmm needs a response: name it on the left of '~', or pass Y=.")
     source = read_markers(markers)
     offset = _offsets(log_odds, source.names)
+    everyone, note = whose.match(
+        source.labels, source.n, "markers", rows=design.rows, repeats=True, by_position=source.by_position
+    )
+    if note is not None:
+        design = replace(design, notes=(*design.notes, note))
     with single_threaded_blas():
-        shared = _shared(design, source, options)
+        shared = _shared(design, source, everyone, options)
 
         def one(j: int) -> SparseLmmResult:
             same_rows = shared.get(_pattern(design, j))
-            return _fit_trait(_of_trait(design, j), source, offset, options, same_rows, len(traits), j)
+            return _fit_trait(_of_trait(design, j), source, everyone, offset, options, same_rows, len(traits), j)
 
         # Threads, not processes: sweeps do not hold the interpreter, and the genotypes stay one copy.
         fits = Parallel(n_jobs if len(traits) > 1 else 1, require="sharedmem")(
@@ -90,7 +97,8 @@ def fit_sparse_lmm(
         options=options,
         version=__version__,
         seconds=time.perf_counter() - begun,
-        notes=fits[0].notes[:1],
+        # those that all responses have in common
+        notes=fits[0].notes[: len(design.notes) + 1],
         fits=dict(zip(traits, fits, strict=True)),
     )
 
@@ -114,7 +122,7 @@ def _pattern(design: Design, j: int) -> bytes:
     return design.Y.iloc[:, j].notna().to_numpy().tobytes()
 
 
-def _shared(design: Design, source: Markers, options: Mapping[str, Any]) -> dict[bytes, Shared]:
+def _shared(design: Design, source: Markers, everyone: np.ndarray, options: Mapping[str, Any]) -> dict[bytes, Shared]:
     """Markers lined up and projected once for each pattern of missing responses that comes twice."""
     from joblib import effective_n_jobs
 
@@ -126,7 +134,7 @@ def _shared(design: Design, source: Markers, options: Mapping[str, Any]) -> dict
     with BlockPool(effective_n_jobs(options["n_jobs"])) as pool:
         for j, pattern in enumerate(patterns):
             if pattern not in out and patterns.count(pattern) > 1:
-                data = regression_data(_of_trait(design, j), source, None, options["family"])
+                data = regression_data(_of_trait(design, j), source, everyone, None, options["family"])
                 out[pattern] = Shared(data, _project(data, options, pool))
     return out
 
@@ -140,6 +148,7 @@ def _project(data: RegressionData, options: Mapping[str, Any], pool: BlockPool) 
 def _fit_trait(
     design: Design,
     source: Markers,
+    everyone: np.ndarray,
     offset: np.ndarray,
     options: Mapping[str, Any],
     shared: Shared | None,
@@ -152,7 +161,7 @@ def _fit_trait(
     if out is not None and n_traits > 1:
         out = Path(out).with_name(f"{Path(out).stem}_{j + 1}{Path(out).suffix}")
     like = None if shared is None else shared.data
-    data = regression_data(design, source, out, options["family"], n_traits, like)
+    data = regression_data(design, source, everyone, out, options["family"], n_traits, like)
     n_threads = options["n_threads"]
     if n_threads is None:
         alone = n_traits == 1 or options["n_jobs"] == 1
@@ -164,7 +173,7 @@ def _fit_trait(
         else:
             projected = _project(data, options, pool) if shared is None else shared.projected
             estimate, starts, grid = _gaussian(data, projected, offset, options, pool)
-    notes = _notes(data, starts)
+    notes = (*design.notes, *_notes(data, starts))
     return _result(design, data, projected, estimate, offset, starts, grid, options, notes, time.perf_counter() - begun)
 
 
