@@ -73,12 +73,11 @@ class NegativeBinomial(Link):
     def prepare(self, data: Measurements) -> NegativeBinomialLikelihood:
         """As for `Poisson`."""
         q = len(data.columns)
-        given = self.prior[0]
+        given: Any = self.prior[0]
         if self.dispersion is not None:
             given = self._by_name(data.columns)
             Options({"dispersion": given}, "NegativeBinomial").numbers("dispersion", length=q, single=True, above=0)
-        given = np.asarray(given, dtype=float)
-        start = np.broadcast_to(given, q).copy()
+        start = np.broadcast_to(np.asarray(given, dtype=float), q).copy()
         fields = _lay_out(data, self.size_factors, start)
         return NegativeBinomialLikelihood(
             **fields, start_dispersion=start, sampled=self.dispersion is None, prior=self.prior
