@@ -23,9 +23,11 @@ class FormulaError(SlamError, ValueError):
 
     def __init__(self, message: str, formula: str | None = None, position: int | None = None, length: int = 1):
         self.formula, self.position = formula, position
+        message = clip(message, 1000)
         if formula is not None:
-            caret = "" if position is None else "\n  " + " " * position + "^" * max(1, length)
-            message = f"{message}\n  {formula}{caret}"
+            shown, at, length = _around(formula, position, length)
+            caret = "" if at is None else "\n  " + " " * at + "^" * max(1, length)
+            message = f"{message}\n  {shown}{caret}"
         super().__init__(message)
 
 
@@ -80,8 +82,23 @@ class StorageWarning(SlamWarning):
 def shortlist(items: Iterable[object], limit: int = 5) -> str:
     """First few items, quoted, for a message: ``'A17', 'A18', ... (12 in all)``."""
     listed = list(items)
-    shown = ", ".join(repr(str(item)) for item in listed[:limit])
+    shown = ", ".join(repr(clip(str(item))) for item in listed[:limit])
     return shown if len(listed) <= limit else f"{shown}, ... ({len(listed)} in all)"
+
+
+def clip(text: str, most: int = 100) -> str:
+    """Shorten a name or an expression for a message: its beginning, and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def _around(formula: str, position: int | None, length: int, most: int = 400) -> tuple[str, int | None, int]:
+    """A long formula cut to the neighbourhood of a place, the place in it, and how much of the place is shown."""
+    if len(formula) <= most:
+        return formula, position, length
+    low = max(0, min((position or 0) - most // 4, len(formula) - most))
+    before, after = "... " if low else "", " ..." if low + most < len(formula) else ""
+    at = None if position is None else position - low + len(before)
+    return before + formula[low : low + most] + after, at, min(length, low + most - (position or 0))
 
 
 def warn(message: str, category: type[SlamWarning]) -> None:

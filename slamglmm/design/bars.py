@@ -6,9 +6,9 @@ original string and not cut, so every position in what is left still points into
 
 from __future__ import annotations
 
-import ast
 import keyword
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,12 +18,23 @@ from formulaic.parser.algos.tokenize import tokenize
 from formulaic.parser.types import FormulaParser
 from formulaic.parser.types import Token as FormulaicToken
 
-from ..errors import FormulaError
+from ..errors import FormulaError, clip
+from .expressions import STRUCTURES, parse
 
-# Covariance structures of other packages; they arrive as one Python call with a bar inside.
-STRUCTURES = frozenset(
-    ["us", "diag", "cs", "ar1", "ou", "toep", "hetar1", "homdiag", "homcs", "rr", "mm", "idh", "vsr"]
-)
+# A name of ten characters for each of 10,000 columns.
+LONGEST = 100_000
+DEEPEST_BRACKETS = 100
+MOST_RANDOM_TERMS = 200
+
+# Calls that R reads and Python does not: ``as`` and ``is`` are words of its grammar.
+_R_CALL = re.compile(r"(as|is)\.\w+\(")
+_R_ADVICE = {
+    "as.numeric(": "a column of numbers needs no as.numeric: write x; for the codes of a factor make a column",
+    "as.integer(": "a column of numbers needs no as.integer: write x, or np.floor(x)",
+    "as.character(": "write factor(x)",
+    "as.logical(": "a column of True and False counts as 1 and 0: write x",
+    "is.na(": "write np.isnan(x); rows with a missing predictor are dropped, though",
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,7 @@ def split_formula(formula: str) -> SplitFormula:
     if not isinstance(formula, str):
         raise FormulaError(f"formula must be a string such as 'y ~ x + (1 | g)', got {type(formula).__name__}.")
     formula = re.sub(r"\s", " ", formula)  # one line, so that carets stand under their places
+    _refuse_unreadable(formula)
     text = _same_length_cleanup(formula)
     tokens = _tokens(text)
     tildes = [i for i, token in enumerate(tokens) if token.kind == "operator" and token.text == "~"]
@@ -116,6 +128,27 @@ def split_formula(formula: str) -> SplitFormula:
     reader.blank_range(0, tokens[at].stop)
     reader.walk(at + 1, len(tokens), additive=True)
     return SplitFormula(formula, responses, "".join(reader.left), tuple(reader.bars), tuple(reader.offsets))
+
+
+def _refuse_unreadable(formula: str) -> None:
+    """Refuse what would trip or stall the readers further on."""
+    if len(formula) > LONGEST:
+        raise FormulaError(
+            f"a formula has at most {LONGEST} characters, got {len(formula)}. Give many traits as Y=, many markers as "
+            "markers="
+        )
+    for position, char in enumerate(formula):
+        if unicodedata.category(char) in ("Cc", "Cs"):
+            shown = "".join("?" if unicodedata.category(c) in ("Cc", "Cs") else c for c in formula)
+            raise FormulaError(f"character U+{ord(char):04X} is not text", shown, position)
+    empty = next((match for match in re.finditer("`([^`]*)`", formula) if not match[1].strip()), None)
+    if empty is not None:
+        raise FormulaError("there is no name between these backquotes", formula, empty.start(), len(empty[0]))
+    depth = 0
+    for position, char in enumerate(formula):
+        depth += (char in "([{") - (char in ")]}")
+        if depth > DEEPEST_BRACKETS:
+            raise FormulaError(f"brackets stand more than {DEEPEST_BRACKETS} deep", formula, position)
 
 
 def _same_length_cleanup(formula: str) -> str:
@@ -135,7 +168,7 @@ def _tokens(text: str) -> list[Token]:
         found = list(parser.get_tokens(text))
     except FormulaicError as error:
         raise formula_error(error, text) from None
-    except SyntaxError:
+    except (SyntaxError, ValueError, IndexError, RecursionError, MemoryError):
         raise _bad_call(text) from None
     out: list[Token] = []
     for token in found:
@@ -155,10 +188,12 @@ def _bad_call(text: str) -> FormulaError:
     for token in tokenize(text):
         start, stop = token.source_start or 0, (token.source_end or 0) + 1
         if token.kind is FormulaicToken.Kind.PYTHON:
-            try:
-                ast.parse(re.sub("`[^`]+`", "_quoted_", token.token), mode="eval")
-            except SyntaxError:
-                return FormulaError("this is not a Python expression", text, start, stop - start)
+            called = _R_CALL.match(text, start)
+            if called:
+                advice = _R_ADVICE.get(called[0], "make a column of it first")
+                return FormulaError(f"{called[0]}...) is R and not Python; {advice}", text, start, stop - start)
+            if parse(token.token) is None:
+                return FormulaError("this is not a Python expression that can be read", text, start, stop - start)
     return FormulaError("the formula holds something that is not a Python expression", text)
 
 
@@ -174,6 +209,7 @@ def _token_text(token: FormulaicToken, kind: str, source: str) -> str:
 def formula_error(error: FormulaicError, formula: str) -> FormulaError:
     """Turn formulaic's message, which marks the place inside the text, into ours with a caret."""
     message, _, marked = str(error).partition("\n\n")
+    message = clip(message, 300)
     start, stop = marked.find("⧛"), marked.find("\x1b[0m⧚")
     if start < 0:
         return FormulaError(message, formula)
@@ -207,6 +243,8 @@ class _Reader:
                 opened.append(i)
             elif not opened:
                 raise self.fail(f"'{token.text}' closes nothing", token)
+            elif self.tokens[opened[-1]].text + token.text not in ("()", "[]"):
+                raise self.fail(f"'{token.text}' closes a '{self.tokens[opened[-1]].text}'", token)
             else:
                 closes[opened.pop()] = i
         if opened:
@@ -228,6 +266,8 @@ class _Reader:
             elif token.kind == "python":
                 self._check_call(token)
                 out.append(self._computed(token.start, token.stop))
+            elif token.text == "(":
+                raise self.fail("left of '~' parentheses are not read: write y ~ ..., or y1 + y2 ~ ...", token)
             else:
                 raise self.fail("left of '~' a column or a call such as log(y) was expected", token)
         if tilde and tilde % 2 == 0:
@@ -287,6 +327,8 @@ class _Reader:
     def _check_token(self, token: Token) -> None:
         if token.text == ".":
             raise self.fail("'.' is not supported: name the columns", token)
+        if token.kind == "operator" and token.text == "%":
+            raise self.fail("'%in%' and its like are not read: for x %in% g write x:g, for main effects g/x", token)
         if token.kind == "python":
             self._check_call(token)
 
@@ -337,6 +379,8 @@ class _Reader:
             raise self.fail("nothing stands left of the bar; write (1 | g) for an intercept", self.tokens[at])
         if at == last - 1:
             raise self.fail("a grouping column is missing right of the bar", self.tokens[at])
+        if len(self.bars) == MOST_RANDOM_TERMS:
+            raise self.fail(f"a formula has at most {MOST_RANDOM_TERMS} random terms", self.tokens[first])
         self.bars.append(
             Bar(
                 effects=self.piece(first + 1, at - 1),
@@ -350,6 +394,8 @@ class _Reader:
     def _offset(self, token: Token) -> None:
         low, high = token.start + len("offset("), token.stop - 1
         expression = self.text[low:high]
+        if len(_arguments(self.text, low, high)) > 1:
+            raise self.fail("offset() takes one expression; offsets add up: offset(x) + offset(z)", token)
         if not expression.strip():
             raise self.fail("offset() is empty", token)
         # braces mark a Python expression for formulaic, and keep every position

@@ -11,12 +11,24 @@ import numpy as np
 import pandas as pd
 from formulaic.parser.types import Term
 
-from ..errors import DataError, DroppedRowsWarning, FormulaError, OptionError, shortlist, warn
+from ..errors import DataError, DroppedRowsWarning, FormulaError, OptionError, clip, shortlist, warn
 from ..relmat import Relmat
-from .bars import Bar, SplitFormula, split_formula
-from .columns import as_fitted, kinds_of, missing_rows, open_frame, row_labels, take_columns, tidy
+from .algebra import MOST_TERMS
+from .bars import MOST_RANDOM_TERMS, Bar, SplitFormula, split_formula
+from .columns import (
+    as_fitted,
+    column_names,
+    kinds_of,
+    missing_rows,
+    numbers_of,
+    open_frame,
+    row_labels,
+    take_columns,
+    tidy,
+)
 from .design import Design, RandomTerm, Recipe
 from .encoding import encode, encode_again, expression_term, needed_columns, read_contrasts, read_terms
+from .expressions import Scope
 from .grouping import Group, align, codes_in, groups_of, levels_and_codes, read_relmats
 from .responses import aligned_vector, from_formula, from_table, refuse_empty_traits
 from .row_labels import RowLabels
@@ -56,24 +68,26 @@ def build_design(
             "responses are given twice: left of '~' and as Y=", formula, first.start, first.stop - first.start
         )
     opened = open_frame(data)
-    columns = [name for name in opened.columns if isinstance(name, str)]
+    names, holds_words = column_names(opened)
+    scope = Scope(frozenset(names), context, formula, holds_words)
     index = row_labels(opened)
     if not len(index):
         raise DataError("data has no rows.")
 
     # which columns does each part read
     def reads(terms: Sequence[Term], start: int = 0) -> list[str]:
-        return needed_columns(terms, columns, context, formula, start)
+        return needed_columns(terms, scope, start)
 
     fixed_terms = read_terms(parts.fixed, formula)
     offset_terms = [expression_term(piece, formula) for piece in parts.offsets]
-    components = _components(parts, columns)
+    components = _components(parts, scope)
     fixed_reads = reads(fixed_terms)
     offset_reads = [reads([term], piece.start) for term, piece in zip(offset_terms, parts.offsets, strict=True)]
     effect_reads = [reads(component.terms, component.bar.start) for component in components]
     response_reads = _response_reads(parts, reads)
     predictors = _unique(fixed_reads, *offset_reads, *effect_reads)
     group_columns = _unique(*(component.group.columns for component in components))
+    _refuse_response_on_the_right(parts, predictors + group_columns, [*fixed_terms, *offset_terms], components)
     coded = read_contrasts(contrasts, _unique(fixed_reads, *effect_reads))
     relmats = read_relmats(relmat, [component.group for component in components])
     _refuse_repeats(components, relmats, formula)
@@ -105,6 +119,8 @@ def build_design(
     _report_dropped(n_dropped, len(index), because)
     if part is not None:
         refuse_empty_traits(part)
+    if table is not None and part is not None:
+        _refuse_response_among_columns(part, frame.iloc[rows], parts.formula)
 
     # matrices
     frame = tidy(_kept(frame, rows))
@@ -157,6 +173,32 @@ def _response_reads(parts: SplitFormula, reads: Callable[..., list[str]]) -> lis
     return out
 
 
+def _refuse_response_on_the_right(
+    parts: SplitFormula, read: Sequence[str], terms: Sequence[Term], components: Sequence[Component]
+) -> None:
+    """A trait that explains itself: R drops it with a warning, and who wrote it meant something else."""
+    written = {str(term) for term in (*terms, *(term for component in components for term in component.terms))}
+    for response in parts.responses:
+        if (response.is_column and response.name in read) or response.name in written:
+            place = (response.piece.start, response.piece.stop - response.piece.start)
+            raise FormulaError(
+                f"the response '{clip(response.name)}' stands on both sides of '~'. Leave it out on the right; for a "
+                "change from a baseline write I(after - before) ~ before",
+                parts.formula,
+                *place,
+            )
+
+
+def _refuse_response_among_columns(Y: pd.DataFrame, frame: pd.DataFrame, formula: str) -> None:
+    """The same for responses given as ``Y=``: a column of the same name and the same values."""
+    for name in Y.columns.intersection(frame.columns):
+        values = numbers_of(frame[name])
+        if values is not None and np.array_equal(values, Y[name].to_numpy(), equal_nan=True):
+            raise FormulaError(
+                f"the trait {str(name)!r} of Y is also a predictor. Leave it out of the formula", formula
+            )
+
+
 def _read_weights(weights: Any, opened: Any, rows: RowLabels) -> tuple[np.ndarray | None, str | None]:
     if weights is None:
         return None, None
@@ -200,16 +242,22 @@ def _sum_offsets(offsets: Sequence[np.ndarray]) -> np.ndarray | None:
 # -- random terms --------------------------------------------------------------------------------------
 
 
-def _components(parts: SplitFormula, columns: Sequence[str]) -> list[Component]:
+def _components(parts: SplitFormula, scope: Scope) -> list[Component]:
     out: list[Component] = []
+    n_terms = 0
     for bar in parts.bars:
         terms = read_terms(bar.effects.text, parts.formula)
         if not terms:
             place = (bar.effects.start, bar.effects.stop - bar.effects.start)
             raise FormulaError("no effect is left on this side of the bar", parts.formula, *place)
-        for group in groups_of(bar, columns, parts.formula):
+        for group in groups_of(bar, scope):
             sides = [terms] if bar.correlated else [[term] for term in terms]
             out += [Component(side, group, bar) for side in sides]
+            n_terms += len(terms)
+            if len(out) > MOST_RANDOM_TERMS or n_terms > MOST_TERMS:
+                place = (bar.start, bar.stop - bar.start)
+                message = f"a formula has at most {MOST_RANDOM_TERMS} random terms and {MOST_TERMS} effects in them"
+                raise FormulaError(message, parts.formula, *place)
     return out
 
 

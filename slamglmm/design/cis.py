@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api import types
 
 from ..errors import DataError, OptionError, shortlist
-from .columns import open_frame, take_columns
+from .columns import numbers_of, open_frame, take_columns
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,14 @@ def _read_values(
         )
     table = take_columns(frame, list(users), name)
     table = table if rows is None else table.iloc[rows]
+    read: dict[str, np.ndarray] = {}
     for column, user in users.items():
-        dtype = table[column].dtype
-        if not (types.is_numeric_dtype(dtype) or types.is_bool_dtype(dtype)):
+        values = numbers_of(table[column])
+        if values is None:
+            dtype = table[column].dtype
             raise DataError(f"cis: column {column!r} (trait {user!r}) is {dtype}; expected numbers, such as dosages.")
-    numbers = table.astype(float)
+        read[column] = values
+    numbers = pd.DataFrame(read, index=table.index)
     complete = np.isfinite(numbers.to_numpy())
     if not complete.all():
         at = int(np.flatnonzero(~complete.all(axis=0))[0])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 import narwhals as nw
@@ -86,9 +87,29 @@ def _from_narwhals(series: Any) -> Any:
         return pd.Categorical(labels, categories=levels)
     if series.dtype == nw.Boolean and series.null_count():
         return pd.array(series.to_list(), dtype="boolean")
+    if series.dtype.is_integer() and series.null_count():
+        return pd.array(series.to_list(), dtype="UInt64" if series.dtype.is_unsigned_integer() else "Int64")
+    if series.dtype.is_decimal():
+        return series.cast(nw.Float64).to_numpy()
     if series.dtype.is_numeric() or series.dtype == nw.Boolean:
         return series.to_numpy()
     return pd.Series(series.to_list())
+
+
+def column_names(frame: Any) -> tuple[tuple[str, ...], Callable[[str], bool]]:
+    """Names of the columns that a formula can read, and a function that tells which of them hold words.
+
+    Parameters
+    ----------
+    frame : result of `open_frame`
+    """
+    names = tuple(name for name in frame.columns if isinstance(name, str))
+
+    def holds_words(name: str) -> bool:
+        column = take_columns(frame, [name])[name]
+        return not is_number(_tidy(column[~is_missing(column)]).dtype)
+
+    return names, holds_words
 
 
 def row_labels(frame: Any) -> pd.Index:
@@ -112,11 +133,25 @@ def missing_rows(columns: Mapping[str, Any], n: int) -> tuple[np.ndarray, dict[s
     mask = np.zeros(n, dtype=bool)
     counts: dict[str, int] = {}
     for name, values in columns.items():
-        here = np.asarray(pd.isna(values))
+        here = is_missing(values)
         if here.any():
             mask |= here
             counts[name] = int(here.sum())
     return mask, counts
+
+
+def is_missing(values: Any) -> np.ndarray:
+    """Where a column has no value; a NaN inside a nullable column of floats is none either."""
+    here = np.array(pd.isna(values))
+    dtype = getattr(values, "dtype", None)
+    if types.is_extension_array_dtype(dtype) and types.is_float_dtype(dtype):
+        here |= np.isnan(values.to_numpy(dtype=np.float64, na_value=np.nan))
+    return here
+
+
+def is_number(dtype: Any) -> bool:
+    """Whether a column of this type counts as numbers: real ones, and booleans as 0 and 1."""
+    return (types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype)) or types.is_bool_dtype(dtype)
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
@@ -131,6 +166,11 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
+
+    Raises
+    ------
+    DataError
+        For entries that are neither numbers, words nor dates, such as lists.
     """
     # the dictionary is keyed by name, so this also drops nothing: names are unique here
     return pd.DataFrame({str(name): _tidy(column) for name, column in frame.items()}, index=frame.index)
@@ -139,16 +179,68 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
 def _tidy(column: pd.Series) -> pd.Series:
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        return column.cat.remove_unused_categories()
-    if types.is_bool_dtype(dtype):
+        column = column.cat.remove_unused_categories()
+        categories = column.cat.categories
+        # nullable strings as categories would be another type than plain ones
+        return column.cat.rename_categories(categories.to_list()) if _is_nullable(categories.dtype) else column
+    if types.is_bool_dtype(dtype) and not types.is_object_dtype(dtype):
         return column.astype(bool)
     if types.is_extension_array_dtype(dtype) and types.is_numeric_dtype(dtype):
-        return column.astype(np.int64 if types.is_integer_dtype(dtype) else np.float64)
-    if types.is_object_dtype(dtype):
-        column = column.infer_objects()
-        if types.is_object_dtype(column.dtype) and types.infer_dtype(column, skipna=False) != "string":
-            column = column.astype(str)
-    return column
+        kind = np.float64
+        if types.is_integer_dtype(dtype):
+            kind = np.uint64 if types.is_unsigned_integer_dtype(dtype) else np.int64  # type: ignore[assignment]
+        return pd.Series(column.to_numpy(dtype=kind), index=column.index, name=column.name)
+    if _is_nullable(dtype):
+        column = pd.Series(column.to_list(), index=column.index, name=column.name)
+    return _plain_objects(column.infer_objects()) if types.is_object_dtype(column.dtype) else column
+
+
+def _is_nullable(dtype: Any) -> bool:
+    """Whether these are words or arrow values with a missing value of their own, not the plain ones of pandas."""
+    if isinstance(dtype, pd.StringDtype):
+        return dtype.na_value is pd.NA
+    return hasattr(pd, "ArrowDtype") and isinstance(dtype, pd.ArrowDtype)
+
+
+def _plain_objects(column: pd.Series) -> pd.Series:
+    """Objects as numbers if all are (Decimal as well), as text if they are words and numbers; dates as they are."""
+    if not types.is_object_dtype(column.dtype):
+        return column
+    kind = types.infer_dtype(column, skipna=False)
+    if kind in ("string", "date", "datetime", "datetime64", "timedelta", "timedelta64", "time", "period", "empty"):
+        return column
+    is_real = np.array([isinstance(v, Number | np.bool_) and not isinstance(v, complex) for v in column])
+    if is_real.all():
+        if kind == "integer":  # not made int64 or uint64 by infer_objects
+            raise DataError(
+                f"column '{column.name}' holds whole numbers beyond 64 bits. Labels make text, .astype(str), numbers "
+                "make floats, .astype(float)."
+            )
+        return column.astype(np.float64)
+    wrong = ~is_real & ~np.array([isinstance(v, str) for v in column])
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise DataError(
+            f"column '{column.name}' holds {type(column.iloc[at]).__name__} objects (first: row "
+            f"{str(column.index[at])!r}); expected numbers, words or categories. Make a column of each part you need."
+        )
+    return column.astype(str)
+
+
+def numbers_of(column: pd.Series) -> np.ndarray | None:
+    """Values of a column as float64, NaN where missing; None if they are not numbers.
+
+    Parameters
+    ----------
+    column : pandas.Series, length n
+    """
+    known = ~is_missing(column)
+    values = _tidy(column[known])
+    if not is_number(values.dtype) and known.any():
+        return None
+    out = np.full(len(column), np.nan)
+    out[known] = values.to_numpy(dtype=np.float64)
+    return out
 
 
 @dataclass(frozen=True)
@@ -182,14 +274,33 @@ def kinds_of(frame: pd.DataFrame, predictors: Iterable[str]) -> dict[str, Column
         column = frame[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
             out[name] = ColumnKind(column.cat.categories, bool(column.cat.ordered))
-        elif types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype):
+        elif is_number(column.dtype):
             refuse_infinite(column, f"column '{name}'", frame.index)
             out[name] = ColumnKind(None)
         elif types.is_string_dtype(column.dtype):
             out[name] = ColumnKind(pd.Index(column.unique()).sort_values())
         else:
-            raise DataError(f"column '{name}' is {column.dtype}: turn it into numbers or categories first.")
+            raise DataError(
+                f"column '{name}' is {_kind(column)}: turn it into numbers or categories first{_how(column)}."
+            )
     return out
+
+
+def _kind(column: pd.Series) -> str:
+    return types.infer_dtype(column) if types.is_object_dtype(column.dtype) else str(column.dtype)
+
+
+def _how(column: pd.Series) -> str:
+    """What to write for a column that is no covariate, as the end of a sentence."""
+    name, kind = str(column.name), _kind(column)
+    if kind.startswith("complex"):
+        return f", such as frame['{name}'].abs()"
+    if kind.startswith("timedelta"):
+        return f", such as frame['{name}'].dt.total_seconds()"
+    if "date" in kind:
+        days = f"(pandas.to_datetime(frame['{name}']) - pandas.Timestamp(2000, 1, 1)).dt.days"
+        return f", such as days, {days}, or frame['{name}'].astype(str)"
+    return f", such as frame['{name}'].astype(str)"
 
 
 def as_fitted(frame: pd.DataFrame, kinds: Mapping[str, ColumnKind]) -> pd.DataFrame:
@@ -214,7 +325,7 @@ def as_fitted(frame: pd.DataFrame, kinds: Mapping[str, ColumnKind]) -> pd.DataFr
     out = {str(name): column for name, column in frame.items()}
     for name, kind in kinds.items():
         column = out[name]
-        numeric = types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype)
+        numeric = is_number(column.dtype)
         if kind.levels is None:
             if not numeric:
                 raise DataError(f"column '{name}' was numeric in the fit, newdata has {column.dtype}.")
@@ -243,3 +354,8 @@ def refuse_infinite(values: Any, what: str, index: pd.Index) -> None:
         raise DataError(
             f"{what} is infinite in {int(bad.sum())} row(s) (first: row {first!r}). Correct it or set it to NaN."
         )
+
+
+def counts_rows(index: pd.Index) -> bool:
+    """Whether an index is 0, 1, .. n - 1 because nobody gave one."""
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
-import difflib
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,22 +14,15 @@ from formulaic import Formula, SimpleFormula
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.parser import DefaultFormulaParser
 from formulaic.parser.types import Factor, Term
-from formulaic.transforms import TRANSFORMS, C, ContrastsRegistry
 
-from ..errors import DataError, FormulaError, OptionError, shortlist
+from ..errors import DataError, FormulaError, OptionError, SlamError, clip, shortlist
 from ..options import shown
+from .algebra import formula_parser, refuse_wide
 from .bars import Piece, formula_error
-from .bases import bs_diff
-
-# Names R users write and formulaic does not know.
-OUR_FUNCTIONS: dict[str, Any] = {"factor": C, "as_factor": C, "sqrt": np.sqrt, "bs_diff": bs_diff}
-REPLACEMENTS = {"ns": "cr(x, df=...)", "ordered": "contrasts={...: 'poly'}", "relevel": "C(f, contr.treatment(...))"}
-CONTRASTS = {
-    "poly": ContrastsRegistry.poly,
-    "sum": ContrastsRegistry.sum,
-    "treatment": ContrastsRegistry.treatment,
-    "helmert": ContrastsRegistry.helmert,
-}
+from .columns import is_number
+from .expressions import Scope, columns_of, over_rows, parse
+from .functions import BASES, CONTRASTS, FACTORS, OUR_FUNCTIONS, TYPES, contrasts_called
+from .materializer import CheckedMaterializer
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +65,12 @@ def read_terms(text: str, formula: str) -> list[Term]:
     ------
     FormulaError
     """
-    return _parse(text, formula, DefaultFormulaParser(feature_flags=set()))
+    return _parse(text, formula, formula_parser())
 
 
 def read_group(text: str, formula: str) -> list[Term]:
     """Terms of a grouping expression in the order written: ``a/b`` is a, a:b."""
-    parser = DefaultFormulaParser(include_intercept=False, feature_flags=set())
-    return _parse(text, formula, parser, ordering="none")
+    return _parse(text, formula, formula_parser(include_intercept=False), ordering="none")
 
 
 def _parse(text: str, formula: str, parser: DefaultFormulaParser, ordering: str = "degree") -> list[Term]:
@@ -89,7 +78,7 @@ def _parse(text: str, formula: str, parser: DefaultFormulaParser, ordering: str 
         return list(Formula(text, _parser=parser, _ordering=ordering))
     except FormulaicError as error:
         raise formula_error(error, formula) from None
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise FormulaError("this is not a Python expression", formula, len(text) - len(text.lstrip())) from None
 
 
@@ -97,30 +86,23 @@ def expression_term(piece: Piece, formula: str) -> Term:
     """Make one Python expression, such as ``log(y)``, a term of its own."""
     text = piece.text.strip()
     bare = text[1:-1] if text[0] == "{" else text
-    try:
-        ast.parse(_placeholders(bare).strip(), mode="eval")
-    except SyntaxError:
-        message = f"{bare.strip()!r} is not a Python expression"
-        raise FormulaError(message, formula, piece.start, piece.stop - piece.start) from None
+    if parse(bare.strip()) is None:
+        message = f"{clip(bare.strip())!r} is not a Python expression that can be read"
+        raise FormulaError(message, formula, piece.start, piece.stop - piece.start)
     return Term([Factor(bare.strip(), eval_method="python")])
 
 
 # -- which columns the terms read --------------------------------------------------------------------
 
 
-def needed_columns(
-    terms: Iterable[Term], columns: Sequence[str], context: Mapping[str, Any], formula: str, start: int = 0
-) -> list[str]:
-    """Columns of the frame that these terms read, in order of appearance.
+def needed_columns(terms: Iterable[Term], scope: Scope, start: int = 0) -> list[str]:
+    """Columns of the frame that these terms read, in order of appearance, once their expressions are checked.
 
     Parameters
     ----------
     terms : iterable of Term
-    columns : sequence of str
-        All columns of the frame.
-    context : mapping
-        Names the user gave beside the frame.
-    formula : str
+    scope : Scope
+        What the names can mean.
     start : int
         Position in the formula from which a name is searched for the caret.
 
@@ -131,69 +113,20 @@ def needed_columns(
     Raises
     ------
     FormulaError
-        For a name that is neither a column nor anything known, with a caret under it.
+        For a name that is neither a column nor anything known, with a caret under it, and for an expression that
+        a formula cannot hold.
     """
-    known = set(columns)
     out: dict[str, None] = {}
     for term in terms:
         for factor in term.factors:
             token_start = factor.token.source_start if factor.token is not None else None
             at = start if token_start is None else token_start
             if factor.eval_method is Factor.EvalMethod.LOOKUP:
-                _require(factor.expr, known, formula, at)
+                scope.require(factor.expr, at)
                 out[factor.expr] = None
             elif factor.eval_method is Factor.EvalMethod.PYTHON:
-                out |= dict.fromkeys(_names_in_expression(factor.expr, known, context, formula, at))
+                out |= dict.fromkeys(columns_of(factor.expr, scope, at))
     return list(out)
-
-
-def _names_in_expression(
-    expression: str, known: set[str], context: Mapping[str, Any], formula: str, at: int
-) -> list[str]:
-    quoted = re.findall("`([^`]+)`", expression)
-    for name in quoted:
-        _require(name, known, formula, at)
-    try:
-        tree = ast.parse(_placeholders(expression), mode="eval")
-    except SyntaxError:
-        raise FormulaError(f"{expression!r} is not a Python expression", formula, at, len(expression)) from None
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    roots = {id(node.value): node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    out = list(quoted)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Name) or node.id.startswith("_quoted_"):
-            continue
-        name = node.id
-        elsewhere = name in context or name in OUR_FUNCTIONS or name in TRANSFORMS or hasattr(builtins, name)
-        if elsewhere and (id(node) in called or id(node) in roots or name not in known):
-            continue
-        if id(node) in called:
-            hint = f"; write {REPLACEMENTS[name]}" if name in REPLACEMENTS else "; give it as context={...}"
-            raise FormulaError(f"unknown function '{name}'{hint}", formula, *_place(name, formula, at))
-        dotted = f"{name}.{roots.get(id(node), '')}"
-        if name not in known and dotted in known:
-            message = f"inside a call, quote a name with a dot: `{dotted}`"
-            raise FormulaError(message, formula, *_place(dotted, formula, at))
-        _require(name, known, formula, at)
-        out.append(name)
-    return out
-
-
-def _placeholders(expression: str) -> str:
-    return re.sub("`[^`]+`", "_quoted_", expression)
-
-
-def _require(name: str, known: set[str], formula: str, at: int) -> None:
-    if name in known:
-        return
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else f"; the columns are {shortlist(sorted(known), 8)}"
-    raise FormulaError(f"unknown column '{name}'{hint}", formula, *_place(name, formula, at))
-
-
-def _place(name: str, formula: str, at: int) -> tuple[int | None, int]:
-    found = re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])").search(formula, at)
-    return (found.start(), len(name)) if found else (None, 1)
 
 
 # -- contrasts -----------------------------------------------------------------------------------------
@@ -205,7 +138,8 @@ def read_contrasts(contrasts: Mapping[str, Any] | None, used: Iterable[str]) -> 
     Parameters
     ----------
     contrasts : mapping or None
-        Column -> ``"poly"``, ``"sum"``, ``"treatment"``, ``"helmert"`` or a formulaic contrasts object.
+        Column -> ``"poly"``, ``"sum"``, ``"treatment"``, ``"helmert"`` (also as ``"contr.sum"``) or a formulaic
+        contrasts object.
     used : iterable of str
         Columns that the formula reads.
 
@@ -227,11 +161,12 @@ def read_contrasts(contrasts: Mapping[str, Any] | None, used: Iterable[str]) -> 
     for column, value in (contrasts or {}).items():
         if column not in used:
             raise OptionError(f"contrasts names '{column}', which is not among the predictors {shortlist(used)}.")
-        if isinstance(value, str) and value not in CONTRASTS:
+        named = contrasts_called(value) if isinstance(value, str) else value
+        if named is None:
             raise OptionError(
                 f"contrasts for '{column}' must be one of {shortlist(CONTRASTS)} or a formulaic object, got {value!r}."
             )
-        out[column] = CONTRASTS[value] if isinstance(value, str) else value
+        out[column] = named
     return out
 
 
@@ -253,7 +188,13 @@ def _aliased(frame: pd.DataFrame, contrasts: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _namespace(context: Mapping[str, Any], contrasts: Mapping[str, Any]) -> dict[str, Any]:
-    return OUR_FUNCTIONS | dict(context) | {f"_contrasts_{i}": value for i, value in enumerate(contrasts.values())}
+    given = {name: _without_python_integers(value) for name, value in context.items()}
+    return TYPES | OUR_FUNCTIONS | given | {f"_contrasts_{i}": value for i, value in enumerate(contrasts.values())}
+
+
+def _without_python_integers(value: Any) -> Any:
+    """Numbers of the context as numpy's: a formula could raise Python's own to powers without end."""
+    return np.int64(value) if type(value) is int and abs(value) < 2**63 else value
 
 
 # -- from terms to columns -----------------------------------------------------------------------------
@@ -290,6 +231,7 @@ def encode(
     DataError
         When a column is not numeric or not finite after evaluation.
     """
+    refuse_wide(terms, lambda factor: _width(factor, frame, context), formula)
     spec = SimpleFormula(_with_contrasts(terms, contrasts), _ordering="none")
     matrix = _materialise(spec, frame, formula, contrasts, context)
     names = tuple(_plain_name(name, contrasts) for name in matrix.model_spec.column_names)
@@ -298,10 +240,43 @@ def encode(
     return values, Encoding(matrix.model_spec, names, tuple(needed))
 
 
+def _width(factor: Factor, frame: pd.DataFrame, context: Mapping[str, Any]) -> tuple[int, bool]:
+    """Levels of a factor and True, or columns of anything else and False, before it is evaluated."""
+    if factor.eval_method is Factor.EvalMethod.LOOKUP:
+        column = frame[factor.expr]
+        return (1, False) if is_number(column.dtype) else (column.nunique(), True)
+    parsed = parse(factor.expr) if factor.eval_method is Factor.EvalMethod.PYTHON else None
+    if parsed is None or not isinstance(parsed[0].body, ast.Call) or not isinstance(parsed[0].body.func, ast.Name):
+        return 1, False
+    call, aliases = parsed[0].body, parsed[1]
+    function, arguments = parsed[0].body.func.id, [*call.args, *(keyword.value for keyword in call.keywords)]
+    if function in context:
+        return 1, False
+    if function in FACTORS and call.args:
+        first = call.args[0]
+        name = aliases.get(first.id, first.id) if isinstance(first, ast.Name) else None
+        return (frame[name].nunique() if name in frame.columns else len(frame), True)
+    if function in BASES:
+        numbers = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
+        return max((value for value in numbers if type(value) is int), default=1), function == "hashed"
+    return 1, False
+
+
 def encode_again(
     encoding: Encoding, frame: pd.DataFrame, formula: str, contrasts: Mapping[str, Any], context: Mapping[str, Any]
 ) -> np.ndarray:
-    """Columns of new rows by the state of an `Encoding`; see `encode` for shapes and errors."""
+    """Columns of new rows by the state of an `Encoding`; see `encode` for shapes and errors.
+
+    A value taken over all rows, as by ``mean(x)``, would be that of the new rows: such terms are refused.
+    """
+    for term in encoding.spec.formula:
+        for factor in term.factors:
+            name = over_rows(factor.expr) if factor.eval_method is Factor.EvalMethod.PYTHON else None
+            if name is not None:
+                raise DataError(
+                    f"'{clip(factor.expr)}' takes {name}() over all rows, and over new rows that is another number "
+                    "than in the fit. Write center(x) or scale(x), which keep theirs, or make it a column of the data."
+                )
     matrix = _materialise(encoding.spec, frame, formula, contrasts, context)
     values = _float_matrix(matrix, encoding.names, len(frame))
     require_finite(values, encoding.names, frame.index)
@@ -320,19 +295,24 @@ def _materialise(
                 context=_namespace(context, contrasts),
                 na_action="ignore",
                 output="numpy",
+                materializer=CheckedMaterializer.REGISTER_NAME,
             )
     except DataMismatchWarning as error:
         raise DataError(f"unseen categories in a fixed effect. {error}") from None
     except FormulaicError as error:
         raise _evaluation_error(error, spec, formula) from None
-    except (ValueError, TypeError, KeyError, IndexError, np.linalg.LinAlgError) as error:
-        raise DataError(f"the terms of '{formula}' cannot be computed: {error}") from error
+    except SlamError:
+        raise
+    except Exception as error:  # whatever the functions of a formula raise
+        cause = clip(str(error) or type(error).__name__, 300)
+        raise DataError(f"the terms of '{clip(formula)}' cannot be computed: {cause}") from error
 
 
 def _evaluation_error(error: FormulaicError, spec: Any, formula: str) -> FormulaError:
-    message = str(error)
+    cause = error.__cause__
+    message = clip(str(cause) if isinstance(cause, SlamError) else str(error), 300)
     for factor in {factor for term in getattr(spec, "formula", spec) for factor in term.factors}:
-        if factor.token is not None and f"`{factor}`" in message and factor.token.source_start is not None:
+        if factor.token is not None and f"`{factor}`" in str(error) and factor.token.source_start is not None:
             start, stop = factor.token.source_start, factor.token.source_end or factor.token.source_start
             return FormulaError(message, formula, start, stop - start + 1)
     return FormulaError(message, formula)
@@ -350,7 +330,7 @@ def _float_matrix(matrix: Any, names: tuple[str, ...], n: int) -> np.ndarray:
     try:
         return np.array(matrix, dtype=np.float64, order="C")
     except (TypeError, ValueError) as error:
-        raise DataError(f"columns {shortlist(names)} are not numeric: {error}") from None
+        raise DataError(f"columns {shortlist(names)} are not numeric: {clip(str(error))}") from None
 
 
 def require_finite(values: np.ndarray, names: Sequence[str], index: pd.Index) -> None:
@@ -372,7 +352,7 @@ def require_finite(values: np.ndarray, names: Sequence[str], index: pd.Index) ->
     column = int(np.argmax(bad.any(axis=0)))
     row = int(np.argmax(bad[:, column]))
     raise DataError(
-        f"'{names[column]}' is not finite in {int(bad[:, column].sum())} of {len(values)} rows (first: row "
+        f"'{clip(names[column])}' is not finite in {int(bad[:, column].sum())} of {len(values)} rows (first: row "
         f"{str(index[row])!r}, value {values[row, column]}). Correct them, set them to NaN in the data so that these "
         "rows are dropped, or use another transform."
     )

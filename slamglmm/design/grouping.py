@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from formulaic.parser.types import Factor, Term
 
-from ..errors import DataError, FormulaError, OptionError, RelmatError, shortlist
+from ..errors import DataError, FormulaError, OptionError, RelmatError, clip, shortlist
 from ..options import by_group
 from ..relmat import Relmat, as_relmat
 from .bars import Bar
-from .encoding import needed_columns, read_group
+from .encoding import read_group
+from .expressions import STRUCTURES, STRUCTURES_ADVICE, Scope, parse
 
 # Calls that say "these are labels", which a grouping column is anyway.
 LABEL_CALLS = frozenset(["factor", "as_factor", "C"])
@@ -39,15 +40,14 @@ class Group:
     cov: str | None = None
 
 
-def groups_of(bar: Bar, columns: Sequence[str], formula: str) -> list[Group]:
+def groups_of(bar: Bar, scope: Scope) -> list[Group]:
     """Grouping factors of one bar: one, or several for ``a/b`` and ``a*b``.
 
     Parameters
     ----------
     bar : Bar
-    columns : sequence of str
-        Columns of the frame.
-    formula : str
+    scope : Scope
+        Columns of the frame, and the formula.
 
     Returns
     -------
@@ -58,6 +58,7 @@ def groups_of(bar: Bar, columns: Sequence[str], formula: str) -> list[Group]:
     FormulaError
         For an unknown column or an expression that is no grouping factor.
     """
+    formula = scope.formula
     for position, char in enumerate(bar.group.text):
         if char == "+":
             raise FormulaError("right of the bar use a:b or a/b, or two random terms", formula, position)
@@ -65,10 +66,11 @@ def groups_of(bar: Bar, columns: Sequence[str], formula: str) -> list[Group]:
     place = (bar.group.start, bar.group.stop - bar.group.start)
     if not terms:
         raise FormulaError("a grouping column is missing right of the bar", formula, *place)
-    return [_group(term, columns, formula, place) for term in terms]
+    return [_group(term, scope, place) for term in terms]
 
 
-def _group(term: Term, columns: Sequence[str], formula: str, place: tuple[int, int]) -> Group:
+def _group(term: Term, scope: Scope, place: tuple[int, int]) -> Group:
+    formula = scope.formula
     names: list[str] = []
     cov = None
     for factor in term.factors:
@@ -80,25 +82,27 @@ def _group(term: Term, columns: Sequence[str], formula: str, place: tuple[int, i
                 raise FormulaError("gr(...) stands alone right of the bar", formula, *place)
         else:
             raise FormulaError(f"'{factor.expr}' is not a grouping column", formula, *place)
-        needed_columns([Term([Factor(name, eval_method="lookup")])], columns, {}, formula, place[0])
+        scope.require(name, place[0])
         names.append(name)
     return Group(":".join(names), tuple(names), cov)
 
 
 def _call(factor: Factor, formula: str, place: tuple[int, int]) -> tuple[str, str | None]:
     advice = (
-        f"'{factor.expr}' is not a grouping factor: columns, a:b, a/b, factor(a) and gr(id, cov='D') are. "
+        f"'{clip(factor.expr)}' is not a grouping factor: columns, a:b, a/b, factor(a) and gr(id, cov='D') are. "
         "Make a column of it first"
     )
-    try:
-        call = ast.parse(factor.expr, mode="eval").body
-    except SyntaxError:
-        raise FormulaError(advice, formula, *place) from None
+    parsed = parse(factor.expr)
+    if parsed is None:
+        raise FormulaError(advice, formula, *place)
+    call = parsed[0].body
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
         raise FormulaError(advice, formula, *place)
+    if call.func.id in STRUCTURES:
+        raise FormulaError(f"structured covariances such as {call.func.id}(...) {STRUCTURES_ADVICE}", formula, *place)
     if len(call.args) != 1 or not isinstance(call.args[0], ast.Name):
         raise FormulaError(advice, formula, *place)
-    name = call.args[0].id
+    name = parsed[1].get(call.args[0].id, call.args[0].id)
     if call.func.id in LABEL_CALLS and not call.keywords:
         return name, None
     if call.func.id != "gr":

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api import types
 
 from ..errors import DataError, shortlist
 from .bars import Response
-from .columns import open_frame, take_columns, tidy
+from .columns import is_number, missing_rows, numbers_of, open_frame, take_columns, tidy
 from .encoding import encode, expression_term
 from .row_labels import RowLabels, counts_rows
 
@@ -50,7 +49,7 @@ def from_formula(
             values[:, j] = _numbers(frame[[columns[0]]])[:, 0]
             continue
         # complete rows only: one NaN would empty scale(y)
-        known = np.asarray(frame[list(columns)].notna().all(axis=1))
+        known = ~missing_rows({column: frame[column] for column in columns}, len(frame))[0]
         if not known.any():
             continue
         term = expression_term(response.piece, formula)
@@ -139,16 +138,18 @@ def _own_labels(table: Any) -> pd.Index | None:
 
 def _numbers(table: pd.DataFrame) -> np.ndarray:
     """Float64 copy in C order; integers and booleans become 0.0, 1.0, ..."""
-    kinds = {dtype: types.is_numeric_dtype(dtype) or types.is_bool_dtype(dtype) for dtype in set(table.dtypes)}
-    kinds |= {dtype: False for dtype in kinds if types.is_complex_dtype(dtype)}
-    if not all(kinds.values()):
-        wrong = [name for name, dtype in zip(table.columns, table.dtypes, strict=True) if not kinds[dtype]]
-        found = shortlist(sorted({str(dtype) for dtype, good in kinds.items() if not good}))
+    if all(isinstance(dtype, np.dtype) and is_number(dtype) for dtype in set(table.dtypes)):
+        return np.array(table.to_numpy(dtype=np.float64), order="C")
+    columns = [numbers_of(table.iloc[:, j]) for j in range(table.shape[1])]
+    wrong = [j for j, values in enumerate(columns) if values is None]
+    if wrong:
+        found = shortlist(sorted({str(table.dtypes.iloc[j]) for j in wrong}))
         raise DataError(
-            f"not numeric: {shortlist(wrong)} (dtype {found}). Convert with pandas.to_numeric first; for categories in "
-            "an order (link='ordinal') use the numbers that pandas gives them, frame[name].cat.codes."
+            f"not numeric: {shortlist(table.columns[wrong])} (dtype {found}). Convert with pandas.to_numeric first, "
+            "dates to days or seconds; for categories in an order (link='ordinal') use the numbers that pandas gives "
+            "them, frame[name].cat.codes."
         )
-    return np.array(table.to_numpy(dtype=np.float64, na_value=np.nan), order="C")
+    return np.array(np.column_stack([values for values in columns if values is not None]), order="C")
 
 
 def _checked(Y: pd.DataFrame) -> pd.DataFrame:

@@ -199,7 +199,7 @@ def test_context_is_the_only_source_of_functions(frame):
         ("y ~ (1 | gr(g))", "gr() names a relationship matrix: gr(id, cov='D')", "         ^^^^^"),
         ("y ~ (1 | gr(g, by=k))", "gr() knows the option cov=, not 'by'", "         ^^^^^^^^^^^"),
         ("y ~ x +* s", "Operator `+*` is incorrectly used", "      ^^"),
-        ("y ~ x.nope()", "has no attribute 'nope'", "    ^^^^^^^^"),
+        ("y ~ x.nope()", "'.nope' is not among the methods of columns", "    ^^^^^^^^"),
     ],
 )
 def test_refused_with_a_caret(frame, formula, message, caret):
