@@ -18,23 +18,23 @@ MOST_TERMS = 4096
 MOST_PRODUCTS = 100_000
 
 MOST_COLUMNS = 10_000
-# A term of k factors without its lower-order terms is coded in about 4**k steps; 8 factors take a second.
+# Steps of coding: 4**k for a term of k factors without its lower-order terms (8 take a second), 3**k for ``a*b*...``.
 MOST_FACTORS = 12
 MOST_CODING = 200_000
 
 
 class Algebra(DefaultOperatorResolver):
-    """Formulaic's operators; those that multiply stop at `MOST_TERMS`, so that no formula takes for ever."""
+    """Formulaic's operators, such that no formula takes for ever: products stop at `MOST_TERMS`, sums do not copy."""
 
     @property
     def operators(self) -> list[Operator]:
         """Operators of the right side of a formula."""
-        ours = {"*": cross, "/": nest, ":": interact, "**": power, "^": power}
+        ours = {"+": add, "-": remove, "*": cross, "/": nest, ":": interact, "**": power, "^": power}
         out = []
         for operator in super().operators:
             if operator.symbol == "in":
                 continue
-            if operator.symbol in ours:
+            if operator.symbol in ours and operator.arity == 2:
                 operator = Operator(
                     operator.symbol,
                     arity=operator.arity,
@@ -55,6 +55,19 @@ def formula_parser(include_intercept: bool = True) -> DefaultFormulaParser:
         Whether an intercept is implied.
     """
     return DefaultFormulaParser(Algebra(), include_intercept=include_intercept, feature_flags=set())
+
+
+def add(left: OrderedSet[Term], right: OrderedSet[Term]) -> OrderedSet[Term]:
+    """``left + right``; `left` is a result on the way, which nobody else holds, and is added to."""
+    left.values.update(right.values)
+    return left
+
+
+def remove(left: OrderedSet[Term], right: OrderedSet[Term]) -> OrderedSet[Term]:
+    """``left - right``, taken from `left` itself."""
+    for term in right:
+        left.values.pop(term, None)
+    return left
 
 
 def interact(left: OrderedSet[Term], right: OrderedSet[Term]) -> OrderedSet[Term]:
@@ -150,11 +163,11 @@ def refuse_wide(terms: Sequence[Term], width: Callable[[Factor], tuple[int, bool
                 for k in range(len(categorical) + 1)
                 for chosen in combinations(categorical, k)
             }
-            steps += len(subsets - spanned) ** 2
+            steps += len(subsets) + len(subsets - spanned) ** 2
             spanned |= subsets
         if len(categorical) > MOST_FACTORS or steps > MOST_CODING:
             raise FormulaError(
-                f"the term {term!s:.80} joins {len(categorical)} factors without their lower-order terms. Make one "
-                "column of their combinations, or write fewer interactions",
+                f"interactions of as many factors as in {term!s:.80} ({len(categorical)}) take too long to code. Make "
+                "one column of their combinations, or write fewer interactions",
                 formula,
             )

@@ -25,6 +25,8 @@ from .expressions import STRUCTURES, parse
 LONGEST = 100_000
 DEEPEST_BRACKETS = 100
 MOST_RANDOM_TERMS = 200
+MOST_OFFSETS = 100
+MOST_RESPONSES = 1000
 
 # Calls that R reads and Python does not: ``as`` and ``is`` are words of its grammar.
 _R_CALL = re.compile(r"(as|is)\.\w+\(")
@@ -206,14 +208,22 @@ def _token_text(token: FormulaicToken, kind: str, source: str) -> str:
     return source if kind == "python" else token.token
 
 
-def formula_error(error: FormulaicError, formula: str) -> FormulaError:
-    """Turn formulaic's message, which marks the place inside the text, into ours with a caret."""
+def formula_error(error: FormulaicError, formula: str, shift: int = 0) -> FormulaError:
+    """Turn formulaic's message, which marks the place inside the text, into ours with a caret.
+
+    Parameters
+    ----------
+    error : FormulaicError
+    formula : str
+    shift : int
+        Position in the formula of the text that formulaic read.
+    """
     message, _, marked = str(error).partition("\n\n")
     message = clip(message, 300)
     start, stop = marked.find("⧛"), marked.find("\x1b[0m⧚")
     if start < 0:
         return FormulaError(message, formula)
-    return FormulaError(message, formula, start, stop - start - len("⧛\x1b[1;31m"))
+    return FormulaError(message, formula, start + shift, stop - start - len("⧛\x1b[1;31m"))
 
 
 class _Reader:
@@ -270,6 +280,8 @@ class _Reader:
                 raise self.fail("left of '~' parentheses are not read: write y ~ ..., or y1 + y2 ~ ...", token)
             else:
                 raise self.fail("left of '~' a column or a call such as log(y) was expected", token)
+            if len(out) > MOST_RESPONSES:
+                raise self.fail(f"a formula has at most {MOST_RESPONSES} responses; give more as Y=, a table", token)
         if tilde and tilde % 2 == 0:
             raise self.fail("a response is missing after this '+'", self.tokens[tilde - 1])
         return tuple(out)
@@ -398,6 +410,8 @@ class _Reader:
             raise self.fail("offset() takes one expression; offsets add up: offset(x) + offset(z)", token)
         if not expression.strip():
             raise self.fail("offset() is empty", token)
+        if len(self.offsets) == MOST_OFFSETS:
+            raise self.fail(f"a formula has at most {MOST_OFFSETS} offsets; add them up in a column", token)
         # braces mark a Python expression for formulaic, and keep every position
         self.offsets.append(Piece(" " * (low - 1) + "{" + expression + "}", low - 1, token.stop))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from formulaic.parser.types import Term
+from formulaic.parser.types import Factor, Term
 
 from ..errors import DataError, DroppedRowsWarning, FormulaError, OptionError, clip, shortlist, warn
 from ..relmat import Relmat
@@ -163,7 +163,7 @@ def _response_reads(parts: SplitFormula, reads: Callable[..., list[str]]) -> lis
     out = []
     for response in parts.responses:
         if response.is_column:
-            term = read_terms(response.piece.text, parts.formula)[-1]
+            term = Term([Factor(response.name, eval_method="lookup")])
         else:
             term = expression_term(response.piece, parts.formula)
         out.append(reads([term], response.piece.start))

@@ -74,12 +74,18 @@ def read_group(text: str, formula: str) -> list[Term]:
 
 
 def _parse(text: str, formula: str, parser: DefaultFormulaParser, ordering: str = "degree") -> list[Term]:
+    start = len(text) - len(text.lstrip())  # formulaic reads every character, blanks too: many bars would be slow
     try:
-        return list(Formula(text, _parser=parser, _ordering=ordering))
+        terms = list(Formula(text[start:], _parser=parser, _ordering=ordering))
     except FormulaicError as error:
-        raise formula_error(error, formula) from None
+        raise formula_error(error, formula, start) from None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise FormulaError("this is not a Python expression", formula, len(text) - len(text.lstrip())) from None
+        raise FormulaError("this is not a Python expression", formula, start) from None
+    tokens = {id(factor.token): factor.token for term in terms for factor in term.factors if factor.token is not None}
+    for token in tokens.values():
+        if token.source_start is not None and token.source_end is not None:
+            token.source_start, token.source_end = token.source_start + start, token.source_end + start
+    return terms
 
 
 def expression_term(piece: Piece, formula: str) -> Term:

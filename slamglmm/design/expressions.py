@@ -271,10 +271,11 @@ class _Reader:
         for node in nodes:
             if isinstance(node, ast.Attribute):
                 self._check_attribute(node)
-            elif isinstance(node, ast.Call):
-                self._check_call(node)
             elif isinstance(node, ast.Constant):
                 self._check_constant(node)
+        for node in nodes:
+            if isinstance(node, ast.Call):
+                self._check_call(node)
             elif isinstance(node, ast.BinOp):
                 self._check_arithmetic(node)
         return list(out)
