@@ -225,6 +225,8 @@ def _from_frame(frame: pd.DataFrame, called: str) -> tuple[pd.Index, np.ndarray]
             "If it was read from a file, were its labels made the index (read_csv(..., index_col=0))?"
         )
     for column, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        if pd.api.types.is_complex_dtype(dtype):
+            raise RelmatError(f"{called} must be real; column {str(column)!r} is {dtype}.")
         if not pd.api.types.is_numeric_dtype(dtype):
             raise RelmatError(f"{called} must be numeric; column {str(column)!r} is {dtype}.")
     values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -236,6 +238,8 @@ def _from_pair(pair: tuple[Any, Any], called: str) -> tuple[pd.Index, Any]:
     if isinstance(values, pd.DataFrame):
         raise RelmatError(f"{called}: a DataFrame brings its own labels; give it alone, not as (frame, labels).")
     labels = _unique_labels(_as_index(given), called)
+    if np.iscomplexobj(values):
+        raise RelmatError(f"{called} must be real; the matrix of (matrix, labels) is complex.")
     if sparse.issparse(values):
         matrix = sparse.csr_array(values, dtype=np.float64, copy=True)
         matrix.sum_duplicates()
@@ -542,7 +546,7 @@ def _marker_table(markers: Any) -> tuple[Any, pd.Index, np.ndarray]:
     """Rows x markers as it came, labels of the rows, names of the markers."""
     if isinstance(markers, pd.DataFrame):
         for column, dtype in zip(markers.columns, markers.dtypes, strict=True):
-            if not pd.api.types.is_numeric_dtype(dtype):
+            if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
                 raise RelmatError(
                     f"kinship: markers must be numeric dosages; column {str(column)!r} is {dtype}. "
                     "Make labels the index (markers.set_index(...)) and recode genotypes as 0, 1, 2."

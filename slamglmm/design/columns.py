@@ -220,9 +220,15 @@ def _plain_objects(column: pd.Series) -> pd.Series:
     wrong = ~is_real & ~np.array([isinstance(v, str) for v in column])
     if wrong.any():
         at = int(np.argmax(wrong))
+        found = type(column.iloc[at]).__name__
+        how = (
+            "Decode them, frame[name].str.decode('utf-8')"
+            if found == "bytes"
+            else "Make a column of each part you need"
+        )
         raise DataError(
-            f"column '{column.name}' holds {type(column.iloc[at]).__name__} objects (first: row "
-            f"{str(column.index[at])!r}); expected numbers, words or categories. Make a column of each part you need."
+            f"column '{column.name}' holds {found} objects (first: row {str(column.index[at])!r}); expected numbers, "
+            f"words or categories. {how}."
         )
     return column.astype(str)
 
@@ -277,7 +283,7 @@ def kinds_of(frame: pd.DataFrame, predictors: Iterable[str]) -> dict[str, Column
         elif is_number(column.dtype):
             refuse_infinite(column, f"column '{name}'", frame.index)
             out[name] = ColumnKind(None)
-        elif types.is_string_dtype(column.dtype):
+        elif types.infer_dtype(column) == "string":
             out[name] = ColumnKind(pd.Index(column.unique()).sort_values())
         else:
             raise DataError(
