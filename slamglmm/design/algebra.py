@@ -20,7 +20,7 @@ MOST_PRODUCTS = 100_000
 MOST_COLUMNS = 10_000
 # Steps of coding: 4**k for a term of k factors without its lower-order terms (8 take a second), 3**k for ``a*b*...``.
 MOST_FACTORS = 12
-MOST_CODING = 200_000
+MOST_CODING = 100_000
 
 
 class Algebra(DefaultOperatorResolver):

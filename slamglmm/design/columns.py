@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Number
 from typing import Any
 
@@ -105,6 +106,7 @@ def column_names(frame: Any) -> tuple[tuple[str, ...], Callable[[str], bool]]:
     """
     names = tuple(name for name in frame.columns if isinstance(name, str))
 
+    @cache
     def holds_words(name: str) -> bool:
         column = take_columns(frame, [name])[name]
         return not is_number(_tidy(column[~is_missing(column)]).dtype)

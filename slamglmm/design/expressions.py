@@ -265,6 +265,9 @@ class _Reader:
         nodes = list(ast.walk(self.tree))
         for node in nodes:
             self._check_kind(node)
+        for node in nodes:  # before names: ``C(f, helmert)`` should be told about contr.helmert
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FACTORS:
+                self._check_contrasts(node)
         for node in nodes:
             if isinstance(node, ast.Name) and node.id not in self.aliases and self._is_column(node):
                 out[node.id] = None
@@ -380,8 +383,6 @@ class _Reader:
                 return
             if name in ARGUMENTS:
                 self._check_count(call, name, ARGUMENTS[name])
-            if name in FACTORS or name == "hashed":
-                self._check_contrasts(call)
             if name in BASES:
                 self._check_width(call, name)
         else:
