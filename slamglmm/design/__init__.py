@@ -32,8 +32,8 @@ def design(
     ----------
     formula : str
         As in lme4: ``"y ~ x + (1 + x | g)"``, ``"y1 + y2 ~ ..."``, ``"cbind(y1, y2) ~ ..."``, or
-        ``"~ 1 + (1 | g)"`` with the responses in `Y`. Expressions in it are Python and are evaluated: do not pass
-        formulas from people you do not trust.
+        ``"~ 1 + (1 | g)"`` with the responses in `Y`. Expressions in it are Python over columns and a list of
+        functions; nothing else is run.
     data : DataFrame (pandas, polars or another that narwhals reads) or mapping of columns, n rows
         The index of a pandas frame labels the rows of `Design.X` and `Design.Y`.
     Y : DataFrame, Series or array, n x p, optional
@@ -46,10 +46,11 @@ def design(
         Rows whose response is missing: keep them (NaN in Y), or drop every row in which any response is missing.
         Rows with a missing predictor, group, weight or offset are always dropped.
     contrasts : dict, optional
-        Column -> ``"poly"``, ``"sum"``, ``"treatment"``, ``"helmert"`` or a formulaic contrasts object, on both
-        sides of the bars.
+        Column -> ``"poly"``, ``"sum"``, ``"treatment"``, ``"helmert"`` (also as ``"contr.sum"``) or a formulaic
+        contrasts object, on both sides of the bars.
     context : dict, optional
-        Functions and constants the formula uses; nothing is taken from the caller's variables.
+        Functions and constants the formula uses beside the listed ones; they keep the rows in order. Nothing is
+        taken from the caller's variables.
     weights : str, Series or array of length n, optional
         Observation weights, positive: a column of `data`, or values (labels of a Series as those of `Y`).
 
@@ -60,10 +61,12 @@ def design(
     Raises
     ------
     FormulaError
-        When the formula cannot be read or names an unknown column; a caret marks the place.
+        When the formula cannot be read, names an unknown column or a function that is not on the list, has the
+        response on both sides, or makes more terms or columns than there may be; a caret marks the place.
     DataError
         For responses that are not numeric, infinite, all missing or named twice; for row labels of `Y` or `weights`
-        that are not those of `data`; for infinite or undefined predictors; when no row is complete.
+        that are not those of `data`; for infinite or undefined predictors, and for dates, complex numbers and
+        objects; when no row is complete.
     RelmatError
         For a relationship matrix that is unlabelled, asymmetric, indefinite or lacks levels.
     OptionError

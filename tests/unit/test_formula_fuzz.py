@@ -157,6 +157,13 @@ def attack(seed, count):
     return designs, refusals
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not list(tmp_path.iterdir())
+
+
 def test_formulas_by_the_thousand():
     designs, refusals = attack(seed=2026, count=2000)
     assert designs > 150  # the grammar is no nonsense
