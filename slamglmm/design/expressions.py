@@ -69,6 +69,7 @@ STRUCTURES_ADVICE = (
 # Deeper expressions exhaust Python's parser or its stack; more parts take long to check.
 DEEPEST = 300
 MOST_PARTS = 5000
+LONGEST_LIST = 1000
 LARGEST_NUMBER = 2**63
 
 _PLAIN_NODES = (
@@ -287,6 +288,8 @@ class _Reader:
         if not isinstance(node, _PLAIN_NODES) or isinstance(node, _NO_OPERATORS):
             what = _WHAT_IT_IS.get(type(node), type(node).__name__)
             raise self.fail(f"{what} cannot stand in a formula; make it a column of data ({DOOR})")
+        if isinstance(node, ast.List | ast.Tuple) and len(node.elts) > LONGEST_LIST:
+            raise self.fail(f"a list in a formula has at most {LONGEST_LIST} entries, got {len(node.elts)}")
 
     # -- names ---------------------------------------------------------------------------------
 
@@ -328,7 +331,7 @@ class _Reader:
         base = node.value
         if isinstance(root, ast.Name) and root.id in self.scope.context and root.id not in self.scope.columns:
             return  # handed in by the program
-        if isinstance(base, ast.Name) and base.id not in self.scope.columns:
+        if isinstance(base, ast.Name):
             if base.id == "np":
                 if name not in NUMPY_FUNCTIONS and name not in NUMPY_CONSTANTS:
                     raise self.fail(
@@ -362,18 +365,17 @@ class _Reader:
 
     def _check_call(self, call: ast.Call) -> None:
         for keyword in call.keywords:
-            if keyword.arg is None or keyword.arg.startswith("_") or keyword.arg in ("out", "inplace"):
+            if keyword.arg is None or keyword.arg.startswith("_") or keyword.arg in ("out", "inplace", "regex"):
                 raise self.fail(f"'{keyword.arg or '**'}' cannot be given to a function in a formula")
+        self._check_decimals(call)
         if isinstance(call.func, ast.Attribute):
             base = call.func.value
-            if (
-                isinstance(base, ast.Name)
-                and base.id == "np"
-                and "np" not in {*self.scope.columns, *self.scope.context}
-            ):
+            if isinstance(base, ast.Name) and base.id == "np" and "np" not in self.scope.context:
                 self._check_count(call, call.func.attr, NUMPY_FUNCTIONS.get(call.func.attr, 0))
             elif call.func.attr == "astype":
                 self._check_type(call)
+            elif call.func.attr == "map" and [type(argument) for argument in _arguments(call)] != [ast.Dict]:
+                raise self.fail("map() takes a dictionary in a formula, as in f.map({'a': 1, 'b': 2})")
             elif isinstance(base, ast.Name) and base.id == "contr" and call.args and call.func.attr != "treatment":
                 name = f"contr.{call.func.attr}"
                 raise self.fail(f"{name}(...) takes no number of levels here; write C(f, {name})")
@@ -413,15 +415,29 @@ class _Reader:
         given = [*zip(names, call.args, strict=False), *((keyword.arg, keyword.value) for keyword in call.keywords)]
         for argument, value in given:
             largest = LARGEST_ARGUMENT.get(argument or "")
-            if largest is None or (isinstance(value, ast.Constant) and value.value is None):
-                continue
-            if isinstance(value, ast.Name) and value.id in self.scope.context:
-                number = self.scope.context[value.id]
-            else:
-                number = _folded(value)
-            if not isinstance(number, int | float) or not -largest <= number <= largest:
-                shown = clip(ast.unparse(value))
-                raise self.fail(f"{name}(): {argument} must be a whole number of at most {largest}, got {shown}")
+            if largest is not None and not (isinstance(value, ast.Constant) and value.value is None):
+                self._check_size(value, f"{name}(): {argument}", largest)
+
+    def _check_decimals(self, call: ast.Call) -> None:
+        """Numpy multiplies by ten as often as the decimals say."""
+        function = call.func
+        if isinstance(function, ast.Name) and function.id == "round" and "round" not in self.scope.context:
+            given = call.args[1:]
+        elif isinstance(function, ast.Attribute) and function.attr in ("round", "around"):
+            given = call.args[1:] if isinstance(function.value, ast.Name) and function.value.id == "np" else call.args
+        else:
+            return
+        for value in (*given, *(keyword.value for keyword in call.keywords)):
+            self._check_size(value, "round(): decimals", LARGEST_ARGUMENT["decimals"])
+
+    def _check_size(self, value: ast.expr, what: str, largest: int) -> None:
+        if isinstance(value, ast.Name) and value.id in self.scope.context:
+            number = self.scope.context[value.id]
+        else:
+            number = _folded(value)
+        if not isinstance(number, int | float) or not -largest <= number <= largest:
+            shown = clip(ast.unparse(value))
+            raise self.fail(f"{what} must be a whole number of at most {largest}, got {shown}")
 
     def _given(self, name: str) -> bool:
         return name in self.scope.columns or name in self.scope.context
@@ -451,7 +467,7 @@ class _Reader:
 
     def _is_text(self, node: ast.AST) -> bool:
         """Whether a part may hold words: it reads words, and not only compares or counts them."""
-        if isinstance(node, ast.Compare | ast.keyword):
+        if isinstance(node, ast.Compare):
             return False
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr in ("isin", "startswith", "endswith", "len", "isna", "notna", "eq", "ne"):

@@ -110,7 +110,7 @@ _ONE = (
     "isnan isfinite isinf logical_not"
 )
 _TWO = (
-    "power minimum maximum fmin fmax add subtract multiply divide true_divide floor_divide mod remainder hypot arctan2 "
+    "power minimum maximum fmin fmax hypot arctan2 "
     "logaddexp logical_and logical_or logical_xor equal not_equal less less_equal greater greater_equal isin round "
     "around digitize"
 )
@@ -134,10 +134,7 @@ ARGUMENTS = {
     "round": 2,
 }
 
-_METHODS = (
-    "abs add sub mul div truediv floordiv mod pow radd rsub rmul rdiv eq ne lt le gt ge round clip astype isin between "
-    "map replace fillna isna notna where mask mean median min max sum std var quantile rank"
-)
+_METHODS = "abs eq ne lt le gt ge round clip astype isin between map fillna isna notna where mask mean median min max sum std var quantile rank"
 COLUMN_METHODS = frozenset(_METHODS.split())
 TEXT_METHODS = frozenset(["lower", "upper", "strip", "len", "startswith", "endswith"])
 
@@ -146,5 +143,5 @@ OVER_ROWS = frozenset([*_REDUCING, "quantile", "percentile", "rank", "len"])
 
 # Transforms whose arguments set the number of columns or the work, and the largest value of these.
 BASES = frozenset(["poly", "bs", "cr", "cs", "cc", "bs_diff", "hashed"])
-LARGEST_ARGUMENT = {"df": 1000, "levels": 1000, "degree": 100, "differences": 100}
+LARGEST_ARGUMENT = {"df": 1000, "levels": 1000, "degree": 100, "differences": 100, "decimals": 300}
 FACTORS = frozenset(["C", "factor", "as_factor"])

@@ -80,7 +80,7 @@ def refusal(formula, frame, seconds=3.0, **options):
         "np.log(z, x)",
         "log(z, x)",
         "log(z, out=x)",
-        "np.add(x, z, x)",
+        "np.hypot(x, z, x)",
         "round(x, 2, x)",
         "I(open('PATH', 'w'))",
         "x.to_csv('PATH')",
@@ -130,6 +130,7 @@ def test_the_context_is_the_door(frame):
     d = sg.design("y ~ tools.shift(x) + open(z)", frame, context={"tools": Tools, "open": np.log})
     np.testing.assert_array_equal(d.X.iloc[:, 1], frame["x"] + 1)
     np.testing.assert_array_equal(d.X.iloc[:, 2], np.log(frame["z"]))
+    assert "np.save is not among" in refusal("y ~ np.save('written', x)", frame.assign(np=1.0))
     for formula in ("y ~ tools.__init__(x)", "y ~ I(x * tools.__dict__)", "y ~ I(x + tools._secret)"):
         assert "begins with '_'" in refusal(formula, frame, context={"tools": Tools})
     assert "context={'name': function}" in refusal("y ~ x.nope()", frame)
@@ -195,6 +196,14 @@ def test_what_a_formula_can_say(frame):
         ("y ~ bs_diff(x, df=10**6)", "bs_diff(): df must be a whole number of at most 1000, got 10 ** 6"),
         ("y ~ bs(x, 10**6)", "bs(): df must be a whole number of at most 1000"),
         ("y ~ bs(x, df=9, degree=10**6)", "bs(): degree must be a whole number of at most 100"),
+        ("y ~ round(x, 10**15)", "round(): decimals must be a whole number of at most 300, got 10 ** 15"),
+        ("y ~ x.round(10**15)", "round(): decimals must be a whole number of at most 300"),
+        ("y ~ np.around(x, decimals=10**15)", "round(): decimals must be a whole number of at most 300"),
+        ("y ~ cr(x, knots=[" + "1," * 2000 + "])", "a list in a formula has at most 1000 entries, got 2000"),
+        ("y ~ f.replace('(a+)+$', 'b', regex=True)", "'.replace' is not among the methods"),
+        ("y ~ f.mul(10**9)", "'.mul' is not among the methods"),
+        ("y ~ np.multiply(f, 10**9)", "np.multiply is not among the functions"),
+        ("y ~ I(C(data=f) * 10**9)", "words cannot be multiplied"),
         ("y ~ I(10**10**8 + x)", "10 ** 10 ** 8 is not a number below 2**63"),
         ("y ~ I(x * 2**100)", "2 ** 100 is not a number below 2**63"),
         ("y ~ I(x * 10000000000000000000)", "whole numbers go to 2**63"),
@@ -406,6 +415,7 @@ def test_an_offset_is_one_column(frame):
 @pytest.mark.parametrize(
     "expression",
     [
+        "k.map(x)",
         "I(x[::-1])",
         "I(x.sort_values())",
         "I(x.sample(frac=1))",
