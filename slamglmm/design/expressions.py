@@ -237,9 +237,10 @@ def over_rows(expression: str) -> str | None:
     parsed = parse(expression)
     for node in ast.walk(parsed[0]) if parsed else ():
         if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in OVER_ROWS:
-                return name
+            if isinstance(node.func, ast.Name) and node.func.id in (*OVER_ROWS, "len"):
+                return node.func.id
+            if isinstance(node.func, ast.Attribute) and node.func.attr in OVER_ROWS:  # f.str.len() is one for each row
+                return node.func.attr
     return None
 
 

@@ -60,9 +60,11 @@ def poly(x: Any, degree: int = 1, raw: bool = False, _state: dict[str, Any] = {}
     raw : bool
     """
     x = np.asarray(x, dtype=float)
-    distinct = len(np.unique(x))
-    if "norms2" not in _state and not 1 <= degree < distinct:
-        raise ValueError(f"degree {degree}: expected 1 to {distinct - 1}, because there are {distinct} distinct values")
+    if "fitted" not in _state:  # new rows may be few
+        distinct = len(np.unique(x))
+        if not 1 <= degree < distinct:
+            raise ValueError(f"degree {degree}: expected 1 to {distinct - 1}; there are {distinct} distinct values")
+        _state["fitted"] = True
     return TRANSFORMS["poly"](x, degree, raw, _state=_state)
 
 
@@ -134,12 +136,15 @@ ARGUMENTS = {
     "round": 2,
 }
 
-_METHODS = "abs eq ne lt le gt ge round clip astype isin between map fillna isna notna where mask mean median min max sum std var quantile rank"
+_METHODS = (
+    "abs eq ne lt le gt ge round clip astype isin between map fillna isna notna where mask mean median min max sum std "
+    "var quantile rank"
+)
 COLUMN_METHODS = frozenset(_METHODS.split())
 TEXT_METHODS = frozenset(["lower", "upper", "strip", "len", "startswith", "endswith"])
 
 # Values taken over all rows without a state: new rows would silently get others.
-OVER_ROWS = frozenset([*_REDUCING, "quantile", "percentile", "rank", "len"])
+OVER_ROWS = frozenset([*_REDUCING, "quantile", "percentile", "rank"])
 
 # Transforms whose arguments set the number of columns or the work, and the largest value of these.
 BASES = frozenset(["poly", "bs", "cr", "cs", "cc", "bs_diff", "hashed"])

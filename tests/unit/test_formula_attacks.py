@@ -337,7 +337,7 @@ def test_operators_give_the_terms_of_formulaic(text):
         ("y ~ I(not x)", "'not' (for columns it is ~) cannot stand in a formula"),
         ("y ~ I(x in [1])", "'in' (for columns it is x.isin([...])) cannot stand"),
         ("y ~ Q('my var')", "unknown function 'Q'; put a name that is no identifier in backquotes"),
-        ("y ~ poly(k, 3)", "degree 3: expected 1 to 2, because there are 3 distinct values"),
+        ("y ~ poly(k, 3)", "degree 3: expected 1 to 2; there are 3 distinct values"),
         ("y ~ I(1)", "'I(1)' gives one value for all rows"),
         ("y ~ I(None)", "'I(None)' gives NoneType, where a column was expected"),
         ("y ~ np.where(x > 0)", "gives tuple, where a column was expected"),
@@ -462,7 +462,8 @@ def test_values_over_all_rows_are_not_taken_over_new_ones(frame, expression):
         DataError, match=r"takes \w+\(\) over all rows, and over new rows .*Write center\(x\) or scale\(x\)"
     ):
         d.new(frame.iloc[:5])
-    d = sg.design("y ~ center(x) + scale(z)", frame)
+    d = sg.design("y ~ center(x) + scale(z) + poly(x, 2) + poly(x, 2, raw=True) + f.str.len()", frame)
+    np.testing.assert_allclose(d.new(frame.iloc[[3]]).X, d.X.iloc[[3]], atol=1e-14)
     np.testing.assert_allclose(d.new(frame.iloc[:5]).X, d.X.iloc[:5], atol=1e-14)
 
 
