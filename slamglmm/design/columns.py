@@ -201,7 +201,7 @@ def _is_nullable(dtype: Any) -> bool:
     """Whether these are words or arrow values with a missing value of their own, not the plain ones of pandas."""
     if isinstance(dtype, pd.StringDtype):
         return dtype.na_value is pd.NA
-    return hasattr(pd, "ArrowDtype") and isinstance(dtype, pd.ArrowDtype)
+    return isinstance(dtype, pd.ArrowDtype)
 
 
 def _plain_objects(column: pd.Series) -> pd.Series:
@@ -242,6 +242,8 @@ def numbers_of(column: pd.Series) -> np.ndarray | None:
     ----------
     column : pandas.Series, length n
     """
+    if isinstance(column.dtype, np.dtype) and is_number(column.dtype):
+        return column.to_numpy(dtype=np.float64)
     known = ~is_missing(column)
     values = _tidy(column[known])
     if not is_number(values.dtype) and known.any():

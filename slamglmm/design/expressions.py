@@ -15,6 +15,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from formulaic.transforms import TRANSFORMS
@@ -436,7 +437,7 @@ class _Reader:
             number = self.scope.context[value.id]
         else:
             number = _folded(value)
-        if not isinstance(number, int | float) or not -largest <= number <= largest:
+        if not isinstance(number, Real) or not -largest <= number <= largest:
             shown = clip(ast.unparse(value))
             raise self.fail(f"{what} must be a whole number of at most {largest}, got {shown}")
 

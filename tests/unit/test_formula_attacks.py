@@ -130,6 +130,9 @@ def test_the_context_is_the_door(frame):
     d = sg.design("y ~ tools.shift(x) + open(z)", frame, context={"tools": Tools, "open": np.log})
     np.testing.assert_array_equal(d.X.iloc[:, 1], frame["x"] + 1)
     np.testing.assert_array_equal(d.X.iloc[:, 2], np.log(frame["z"]))
+    for degree in (2, np.int64(2)):
+        assert sg.design("y ~ poly(x, degree)", frame, context={"degree": degree}).X.shape == (N, 3)
+    assert "at most 100, got degree" in refusal("y ~ poly(x, degree)", frame, context={"degree": 10**6})
     assert "np.save is not among" in refusal("y ~ np.save('written', x)", frame.assign(np=1.0))
     for formula in ("y ~ tools.__init__(x)", "y ~ I(x * tools.__dict__)", "y ~ I(x + tools._secret)"):
         assert "begins with '_'" in refusal(formula, frame, context={"tools": Tools})
