@@ -437,7 +437,7 @@ class _Reader:
             number = self.scope.context[value.id]
         else:
             number = _folded(value)
-        if not isinstance(number, Real) or not -largest <= number <= largest:
+        if not isinstance(number, Real) or not abs(float(number)) <= largest:
             shown = clip(ast.unparse(value))
             raise self.fail(f"{what} must be a whole number of at most {largest}, got {shown}")
 
