@@ -153,6 +153,8 @@ def levels_and_codes(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.In
 def _single(column: pd.Series) -> tuple[pd.Index, np.ndarray]:
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.categories, np.asarray(column.cat.codes)
+    if column.dtype.kind == "c":
+        raise DataError(f"grouping column '{column.name}' is complex: make its levels words or whole numbers.")
     codes, levels = pd.factorize(_whole(column), sort=True)
     return pd.Index(levels), codes
 

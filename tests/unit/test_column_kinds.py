@@ -246,6 +246,12 @@ def test_arrow_dates_and_lists_are_refused():
             sg.design("y ~ c", frame_with(pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values)))))
 
 
+def test_complex_numbers_do_not_group_rows():
+    for column in (pd.Series(NUMBERS * 1j), pd.Series(NUMBERS * 1j, dtype=object)):
+        with pytest.raises(DataError, match="grouping column 'c' is complex: make its levels words or whole numbers"):
+            sg.design("y ~ (1 | c)", frame_with(column))
+
+
 def test_dates_group_rows():
     assert len(sg.design("y ~ (1 | c)", frame_with(pd.Series(np.resize(DAYS[:4].dt.date, N)))).terms[0].levels) == 4
     assert len(sg.design("y ~ (1 | c)", frame_with(DAYS)).terms[0].levels) == N
