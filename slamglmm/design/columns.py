@@ -364,8 +364,3 @@ def refuse_infinite(values: Any, what: str, index: pd.Index) -> None:
         raise DataError(
             f"{what} is infinite in {int(bad.sum())} row(s) (first: row {first!r}). Correct it or set it to NaN."
         )
-
-
-def counts_rows(index: pd.Index) -> bool:
-    """Whether an index is 0, 1, .. n - 1 because nobody gave one."""
-    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1

@@ -12,7 +12,6 @@ from formulaic.materializers.types import FactorValues
 from interface_meta import override
 
 from ..errors import FormulaError, clip
-from .columns import counts_rows
 
 
 class CheckedMaterializer(PandasMaterializer):
@@ -49,7 +48,7 @@ def _what_is_wrong(part: Any, index: pd.Index) -> str | None:
         return f"{what}, where a column was expected, as in I(x - min(x))"
     if shape[0] != len(index) or len(shape) > 2:
         return f"{shape[0]} values for {len(index)} rows"
-    if isinstance(part, pd.Series | pd.DataFrame) and not (part.index.equals(index) or counts_rows(part.index)):
+    if isinstance(part, pd.Series | pd.DataFrame) and not (part.index.equals(index) or _has_no_labels(part.index)):
         return "the rows in another order; entry i of a term belongs to row i of the data"
     for dtype in part.dtypes if isinstance(part, pd.DataFrame) else [part.dtype]:
         if pd.api.types.is_complex_dtype(dtype):
@@ -57,3 +56,8 @@ def _what_is_wrong(part: Any, index: pd.Index) -> str | None:
         if pd.api.types.is_datetime64_any_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
             return "dates or durations; make them numbers, such as days, in the data"
     return None
+
+
+def _has_no_labels(index: pd.Index) -> bool:
+    """Whether the index is what pandas gives a Series without one; sorted row numbers are labels."""
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
