@@ -249,10 +249,13 @@ def he(
         lme4's grammar: ``"y ~ age + (1 | id) + (1 | household)"``. ``(1 + x | g)`` estimates a covariance matrix
         (positive semi-definite with REHE), ``||`` variances only.
     data : DataFrame
-        pandas, polars or anything narwhals reads; n rows. Rows with a missing response are dropped.
+        pandas, polars or anything narwhals reads; n rows. Rows without any response are dropped.
     Y : DataFrame or array, n x p, optional
-        Several traits, fitted in one pass, with covariances among them. Rows with labels are found in the index or in
-        a column of `data`; so are those of `weights`, `markers` and `distance`.
+        Several traits. Each is fitted on the rows where it is known, so that its variances are those of a fit by
+        itself; by moments also the covariances among traits, on the rows where both are known. Traits with the same
+        rows share one pass over the kinships. With `markers` all traits are fitted on the rows that have all of them.
+        Rows with labels are found in the index or in a column of `data`; so are those of `weights`, `markers` and
+        `distance`.
     relmat : dict, optional
         Relationship matrix of each grouping factor, labelled by its levels. Beside what `design` takes:
         ``(numpy.memmap, labels)``, ``(dask array, labels)`` or the path of a GCTA ``.grm.bin``; these are streamed.
@@ -310,7 +313,10 @@ def he(
     BoundaryWarning
         A variance is estimated at zero or below, or a share above one.
     SlamWarning
-        Kinships are collinear; a distance is not Euclidean; reREHE finds no families.
+        Kinships or fixed effects are collinear; a distance is not Euclidean; reREHE finds no families; two traits have
+        too few rows in common.
+    DroppedRowsWarning
+        Rows without any response; with `markers` also rows in which a trait is missing.
 
     References
     ----------
@@ -330,7 +336,7 @@ def he(
     >>> fit.varcorr().shape
     (4, 3)
     """
-    from .fitters.he.distance import read_distance
+    from .fitters.he.distance import check_correction, read_distance
     from .fitters.he.fit import fit_he
     from .fitters.he.markers import read_markers
     from .fitters.he.options import HeOptions
@@ -351,12 +357,15 @@ def he(
         backend=backend,
         seed=seed,
     )
+    check_correction(correction)
+    if correction is not None and distance is None:
+        raise OptionError(f"correction={correction!r} is of a distance, and there is none; give distance= too.")
     made = design(
         formula,
         data,
         Y=Y,
         relmat=read_streamed(relmat),
-        missing="drop",
+        missing="drop_empty",
         contrasts=contrasts,
         weights=weights,
     )

@@ -30,6 +30,9 @@ INDEFINITE_TOLERANCE = 1e-7
 # Largest connected block of a sparse matrix that is factorised as a dense one.
 DENSE_BLOCK = 2000
 
+# Rows compared with their mirror images at a time.
+SYMMETRY_BLOCK = 256
+
 # Markers turned to float64 at a time, so that int8 genotypes are never expanded as a whole.
 MARKER_BLOCK = 4096
 
@@ -230,7 +233,9 @@ def _from_frame(frame: pd.DataFrame, called: str) -> tuple[pd.Index, np.ndarray]
         if not pd.api.types.is_numeric_dtype(dtype):
             raise RelmatError(f"{called} must be numeric; column {str(column)!r} is {dtype}.")
     values = frame.to_numpy(dtype=np.float64, na_value=np.nan)
-    return labels, np.array(values[:, order], order="C")
+    if not np.array_equal(order, np.arange(len(order))):
+        values = values[:, order]
+    return labels, np.array(values, order="C")
 
 
 def _from_pair(pair: tuple[Any, Any], called: str) -> tuple[pd.Index, Any]:
@@ -275,9 +280,9 @@ def _checked(matrix: Any, labels: pd.Index, called: str) -> Any:
             f"{matrix[row, column]}. Fill or remove such individuals."
         )
     largest = float(np.abs(entries).max(initial=0.0))
-    gap = abs(matrix - matrix.T)
-    worst = float(gap.max()) if labels.size else 0.0
+    worst = _asymmetry(matrix)
     if worst > ASYMMETRY_TOLERANCE * largest:
+        gap = abs(matrix - matrix.T)
         row, column = (int(i) for i in np.unravel_index(int(gap.argmax()), matrix.shape))
         a, b = str(labels[row]), str(labels[column])
         raise RelmatError(
@@ -297,6 +302,18 @@ def _checked(matrix: Any, labels: pd.Index, called: str) -> Any:
             "or replace negative eigenvalues by zero."
         )
     return matrix
+
+
+def _asymmetry(matrix: Any) -> float:
+    """Largest difference between an entry and its mirror image."""
+    if sparse.issparse(matrix):
+        return float(abs(matrix - matrix.T).max()) if matrix.shape[0] else 0.0
+    worst = 0.0
+    for start in range(0, len(matrix), SYMMETRY_BLOCK):
+        rows = slice(start, start + SYMMETRY_BLOCK)
+        gap = matrix[rows, start:] - matrix[start:, rows].T
+        worst = max(worst, float(np.abs(gap, out=gap).max()))
+    return worst
 
 
 def _warn_of_inverse(matrix: Any, called: str) -> None:
@@ -352,11 +369,13 @@ def _negative_eigenvalue(matrix: Any, tolerance: float) -> float | None:
 def _negative_eigenvalue_dense(matrix: np.ndarray, tolerance: float) -> float | None:
     # A Cholesky factor of K + tolerance I exists exactly when no eigenvalue is below -tolerance, and costs a
     # fraction of the eigenvalues; those are needed only to write the message.
+    if not len(matrix):
+        return None
     shifted = matrix.copy()
     shifted[np.diag_indices_from(shifted)] += tolerance
-    try:
-        linalg.cholesky(shifted, lower=True, overwrite_a=True, check_finite=False)
-    except linalg.LinAlgError:
+    # In place: of a symmetric matrix in C order the transpose is the same in the order that LAPACK works in.
+    _, indefinite = linalg.lapack.dpotrf(shifted.T, lower=1, clean=0, overwrite_a=1)
+    if indefinite:
         smallest = float(linalg.eigvalsh(matrix, subset_by_index=(0, 0), check_finite=False)[0])
         return smallest if smallest < -tolerance else None
     return None

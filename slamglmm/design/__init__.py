@@ -21,7 +21,7 @@ def design(
     *,
     Y: Any = None,
     relmat: Mapping[str, Any] | None = None,
-    missing: Literal["keep", "drop"] = "keep",
+    missing: Literal["keep", "drop", "drop_empty"] = "keep",
     contrasts: Mapping[str, Any] | None = None,
     context: Mapping[str, Any] | None = None,
     weights: Any = None,
@@ -42,8 +42,9 @@ def design(
     relmat : dict, optional
         Grouping factor -> relationship matrix of its levels: a labelled DataFrame, ``(matrix, labels)`` or a
         `Relmat`. The key for ``(1 | a:b)`` is ``"a:b"``, for ``(1 | gr(id, cov="D"))`` it is ``"D"``.
-    missing : {"keep", "drop"}
-        Rows whose response is missing: keep them (NaN in Y), or drop every row in which any response is missing.
+    missing : {"keep", "drop", "drop_empty"}
+        Rows whose response is missing: keep them (NaN in Y), drop every row in which any response is missing, or drop
+        rows in which all are.
         Rows with a missing predictor, group, weight or offset are always dropped.
     contrasts : dict, optional
         Column -> ``"poly"``, ``"sum"``, ``"treatment"``, ``"helmert"`` (also as ``"contr.sum"``) or a formulaic

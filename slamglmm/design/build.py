@@ -55,8 +55,8 @@ def build_design(
     weights: Any = None,
 ) -> Design:
     """Make a `Design`; see `slamglmm.design` for the arguments and errors."""
-    if not isinstance(missing, str) or missing not in ("keep", "drop"):
-        raise OptionError(f"missing must be 'keep' or 'drop', got {missing!r}.")
+    if not isinstance(missing, str) or missing not in ("keep", "drop", "drop_empty"):
+        raise OptionError(f"missing must be 'keep', 'drop' or 'drop_empty', got {missing!r}.")
     if context is not None and not isinstance(context, Mapping):
         raise OptionError(f"context must be a dict of names, got {type(context).__name__}.")
     context = dict(context or {})
@@ -107,14 +107,14 @@ def build_design(
         part = from_formula(parts.responses, response_reads, kept, formula, context)
     else:
         part = None if table is None else _kept(table, rows)
-    if part is not None and missing == "drop":
+    if part is not None and missing != "keep":
         unknown = np.isnan(part.to_numpy())
-        counts = unknown.sum(axis=0)
+        gone = unknown.any(axis=1) if missing == "drop" else unknown.all(axis=1)
+        counts = unknown[gone].sum(axis=0)
         for j in np.flatnonzero(counts):
             name = str(part.columns[j])
             because[name] = because.get(name, 0) + int(counts[j])
-        complete = ~unknown.any(axis=1)
-        rows, part = rows[complete], _kept(part, np.flatnonzero(complete))
+        rows, part = rows[~gone], _kept(part, np.flatnonzero(~gone))
     n_dropped = len(index) - len(rows)
     _report_dropped(n_dropped, len(index), because)
     if part is not None:

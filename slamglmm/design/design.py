@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +201,34 @@ class Design:
         known = f"the terms are {shortlist(t.label for t in self.terms)}" if self.terms else "the formula has none"
         raise OptionError(f"no random term {label!r}; {known}.")
 
+    def take(self, rows: np.ndarray, traits: np.ndarray | None = None) -> Design:
+        """Give the same design for some of its rows (and traits): columns and their names stay.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray of int
+        traits : numpy.ndarray of int, optional
+            Positions in `traits`; all by default.
+
+        Returns
+        -------
+        Design
+            A grouping factor without a relationship matrix keeps the levels that still have a row.
+        """
+        Y = self.Y
+        if Y is not None:
+            Y = Y.iloc[rows] if traits is None else Y.iloc[rows, traits]
+        return replace(
+            self,
+            X=self.X.iloc[rows],
+            Y=Y,
+            terms=tuple(_take_rows(term, rows) for term in self.terms),
+            offset=None if self.offset is None else self.offset[rows],
+            weights=None if self.weights is None else self.weights[rows],
+            rows=self.rows[rows],
+            n_dropped=self.n_dropped + self.n - len(rows),
+        )
+
     def new(self, newdata: Any, new_levels: str = "error", terms: Sequence[str] | None = None) -> Design:
         """Encode new rows exactly as the rows of this design: same transforms, contrasts and levels.
 
@@ -246,3 +274,15 @@ class Design:
             lines.append(f"  with    {' and '.join(extra)}")
         lines += [f"  note    {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def _take_rows(term: RandomTerm, rows: np.ndarray) -> RandomTerm:
+    codes, levels = term.codes[rows], term.levels
+    used, among = np.unique(codes, return_inverse=True)
+    if term.relmat is None:
+        return replace(
+            term, levels=levels[used], codes=among, M=term.M[rows], has_records=np.ones(len(used), dtype=bool)
+        )
+    has_records = np.zeros(len(levels), dtype=bool)
+    has_records[used] = True
+    return replace(term, codes=codes, M=term.M[rows], has_records=has_records)

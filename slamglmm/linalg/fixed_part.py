@@ -13,9 +13,11 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 
+from .independent import column_basis, independent_columns
+
 # Traits whose residuals are held at a time.
 BLOCK = 256
-# A column that earlier ones explain but for this part of its length is their combination.
+# Singular values below this part of the largest are rounding.
 TOLERANCE = 1e-9
 # Ridge penalties that are tried, in units of the mean squared singular value of the columns.
 PENALTIES = np.logspace(-3, 3, 25)
@@ -159,8 +161,8 @@ class _Basis:
     @classmethod
     def of(cls, columns: np.ndarray) -> _Basis:
         """From columns, shape (b, n)."""
-        estimable = independent_columns(columns)
-        q, root = scipy.linalg.qr(columns[estimable].T, mode="economic")
+        estimable = independent_columns(columns.T)
+        q, root = column_basis(columns.T, estimable)
         return cls(q, root, estimable)
 
     @property
@@ -183,22 +185,6 @@ class _Basis:
         if self.rank:
             coef[:, self.estimable] = scipy.linalg.solve_triangular(self.root, (along + again).T).T
         return coef, rest
-
-
-def independent_columns(columns: np.ndarray) -> np.ndarray:
-    """Columns (rows of an array) that are not combinations of earlier ones, shape (b,)."""
-    kept: list[np.ndarray] = []
-    independent = np.zeros(len(columns), dtype=bool)
-    for i, column in enumerate(columns):
-        rest = column.astype(float)
-        for _ in range(2):  # once more against rounding
-            for q in kept:
-                rest -= (q @ rest) * q
-        norm = np.linalg.norm(rest)
-        if norm > TOLERANCE * np.linalg.norm(column) and norm > 0:
-            independent[i] = True
-            kept.append(rest / norm)
-    return independent
 
 
 def _spread(rest: np.ndarray, columns: np.ndarray, degrees: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from .._kernels.columns import Columns, add_columns, add_squares, column_products, column_squares
+from .independent import column_basis, independent_columns
 from .threads import BlockPool, blocks
 
 # A marker whose squares fall below this share after projection is a combination of the covariates.
@@ -49,28 +50,26 @@ class CovariateBasis:
         return self.Q.shape[1]
 
 
-def covariate_basis(Z: np.ndarray, root_weights: np.ndarray | None = None) -> CovariateBasis:
+def covariate_basis(
+    Z: np.ndarray, root_weights: np.ndarray | None = None, constant: np.ndarray | None = None
+) -> CovariateBasis:
     """Basis of the columns of Z, leaving out each column that depends on those before it.
 
     Parameters
     ----------
     Z : ndarray, shape (n, b)
     root_weights : ndarray, length n, optional
+    constant : ndarray, length n, optional
+        What a column of ones became in rows that were rotated; ones by default.
     """
-    weighted = Z if root_weights is None else Z * root_weights[:, None]
-    norms = np.linalg.norm(weighted, axis=0)
-    kept: list[int] = []
-    Q = np.zeros((len(weighted), 0))
-    for j in range(weighted.shape[1]):
-        column = weighted[:, j]
-        rest = column - Q @ (Q.T @ column)
-        rest -= Q @ (Q.T @ rest)
-        if np.linalg.norm(rest) > 1e-9 * norms[j]:
-            kept.append(j)
-            Q = np.column_stack((Q, rest / np.linalg.norm(rest)))
-    triangle = Q.T @ weighted[:, kept]
+    weighted = Z
+    if root_weights is not None:
+        weighted = Z * root_weights[:, None]
+        constant = root_weights if constant is None else constant * root_weights
+    kept = independent_columns(weighted, constant)
+    Q, triangle = column_basis(weighted, kept, constant)
     logdet = 2.0 * float(np.log(np.abs(np.diag(triangle))).sum())
-    return CovariateBasis(np.ascontiguousarray(Q), np.array(kept, dtype=np.intp), np.triu(triangle), logdet)
+    return CovariateBasis(Q, np.flatnonzero(kept), triangle, logdet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +183,7 @@ def project_markers(
     weights: np.ndarray | None = None,
     standardize: bool = False,
     pool: BlockPool | None = None,
+    constant: np.ndarray | None = None,
 ) -> ProjectedMarkers:
     """Work out everything a sweep needs to know of the markers, in one pass over them.
 
@@ -196,11 +196,13 @@ def project_markers(
     standardize : bool
         Scale every x to ``x'x = (number of rows with weight) - 1``.
     pool : BlockPool, optional
+    constant : ndarray, length n, optional
+        As in `covariate_basis`.
     """
     n, m = columns.shape
     weight = np.ones(n) if weights is None else np.ascontiguousarray(weights, dtype=float)
     root = None if weights is None else np.sqrt(weight)
-    basis = covariate_basis(Z, root)
+    basis = covariate_basis(Z, root, constant)
     loads = np.ascontiguousarray((basis.Q if root is None else basis.Q * root[:, None]).T)
     projections = np.empty((m, basis.rank))
     squares = np.empty(m)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..design.aliasing import warn_not_estimable
 from ..diagnostics import diagnose
 from ..errors import DataError, OptionError, shortlist
 from ..options import Options, probability
@@ -276,6 +277,9 @@ class SlamResult(Result):
 
     def fixef(self, prob: float | None = None, *, total: bool = False) -> pd.DataFrame:
         """Fixed effects; with ``cis`` the intercept is that at zero of a trait's own covariates.
+
+        NaN for a column that is a combination of earlier ones in the rows where a trait has data: as in R's `lm` it is
+        left out, and a note names it.
 
         Parameters
         ----------
@@ -570,6 +574,9 @@ class SlamResult(Result):
         design = self.design if newdata is None else self.design.new(newdata, new_levels, terms=terms)
         X = self._total_columns(design, newdata)
         effects, _ = self._total_effects()
+        left_out = np.isnan(effects[0, 0])
+        warn_not_estimable(self.design, design, left_out[: self.design.X.shape[1]])
+        effects = np.where(left_out, 0.0, effects)
         offset = 0.0 if design.offset is None else design.offset[:, None]
         rows = {label: self._rows_of(design, self._component(label)) for label in labels}
         if interval is None and not to_data:
@@ -645,7 +652,7 @@ class SlamResult(Result):
     def _data_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Draws of slopes and of variances of the data, both (draw, trait); eq. LINK-37."""
         chosen, scales = self._data_draws, self._all_data_scales()
-        effects = _pooled(self._total_effects()[0])[chosen]
+        effects = np.nan_to_num(_pooled(self._total_effects()[0])[chosen])
         variance = _pooled(self._variance_of([*self._terms, RESIDUAL]))[chosen]
         offset = np.zeros(self.design.n) if self.design.offset is None else self.design.offset
         columns = self._total_columns(self.design, None)

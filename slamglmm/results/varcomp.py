@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from ..design.aliasing import fixed_part
 from ..errors import OptionError, shortlist
 from ..options import probability
 from .base import Result
@@ -59,6 +60,16 @@ class MixedModel(Protocol):
     @property
     def marker_effects(self) -> Sequence[MarkerEffects]:
         """BLUPs of every component of markers."""
+
+
+class PairsOfTraits(Protocol):
+    """Fits of traits that are known in different rows, on the rows of both."""
+
+    def covers(self, u: int, v: int) -> bool:
+        """Whether two traits are known in different rows."""
+
+    def of(self, u: int, v: int) -> tuple[np.ndarray, Any, tuple[int, int]] | None:
+        """Estimates, uncertainty, and where the two traits stand in them; None if they share too few rows."""
 
 
 class Uncertainty(Protocol):
@@ -121,6 +132,8 @@ class HeResult(Result):
         Distances only: permutation p value of each component.
     n_skipped : int
         reREHE only: subsamples that could not be solved.
+    pairwise : PairsOfTraits or None
+        Where traits lack different rows: variances are of a trait's own rows, covariances of the rows of both.
     """
 
     names: tuple[str, ...]
@@ -136,6 +149,7 @@ class HeResult(Result):
     factors: tuple[np.ndarray, ...] = ()
     p_values: np.ndarray | None = None
     n_skipped: int = 0
+    pairwise: PairsOfTraits | None = None
 
     # -- variances ---------------------------------------------------------------------------------
 
@@ -300,7 +314,7 @@ class HeResult(Result):
             There is one trait only, or the fit was by REML.
         """
         t = len(self.traits)
-        if t < 2 or np.isnan(self.theta).any():
+        if t < 2 or np.isnan(self.theta[:, ~np.eye(t, dtype=bool)]).all():
             raise OptionError(
                 "rg() needs several traits fitted together by moments: give Y= and method='rehe' or 'he'."
             )
@@ -457,7 +471,7 @@ class HeResult(Result):
         labels = [label for label in chosen if label not in self._marker_labels]
         of_markers = [label for label in chosen if label in self._marker_labels]
         design = self.design if newdata is None else self.design.new(newdata, new_levels, terms=labels)
-        values = design.X.to_numpy() @ np.nan_to_num(self.fixef().to_numpy())
+        values = fixed_part(self.design, design, self.fixef().to_numpy())
         if design.offset is not None:
             values = values + design.offset[:, None]
         for label in labels:
@@ -599,14 +613,20 @@ class HeResult(Result):
         return lower.T, upper.T
 
     def _correlation(self, i: int, u: int, v: int) -> tuple[float, float]:
-        a, b, c = self.theta[i, u, u], self.theta[i, v, v], self.theta[i, u, v]
+        theta, uncertainty = self.theta, self.uncertainty
+        if self.pairwise is not None and self.pairwise.covers(u, v):
+            both = self.pairwise.of(u, v)
+            if both is None:
+                return np.nan, np.nan
+            theta, uncertainty, (u, v) = both
+        a, b, c = theta[i, u, u], theta[i, v, v], theta[i, u, v]
         if not (a > 0 and b > 0):
             return np.nan, np.nan
         value = float(c / np.sqrt(a * b))
-        if self.uncertainty is None:
+        if uncertainty is None:
             return value, np.nan
         pairs = [(u, u), (v, v), (u, v)]
-        covariance = np.array([[self.uncertainty.covariance(p, q)[i, i] for q in pairs] for p in pairs])
+        covariance = np.array([[uncertainty.covariance(p, q)[i, i] for q in pairs] for p in pairs])
         gradient = np.array([-value / (2 * a), -value / (2 * b), 1 / np.sqrt(a * b)])
         variance = float(gradient @ covariance @ gradient)
         return value, float(np.sqrt(variance)) if variance >= 0 else np.nan

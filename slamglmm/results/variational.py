@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from ..design.aliasing import fixed_part
 from ..errors import OptionError, shortlist
 from ..options import Options, probability
 from .base import Result
@@ -63,9 +64,9 @@ class VariationalResult(Result):
         Lower bound of the log marginal likelihood after each accepted sweep.
     converged : bool
     covariates : ndarray, shape (b, p)
-        Effects of the columns of X; zero for a column that depends on those before it.
+        Effects of the columns of X; NaN for a column that is a combination of those before it.
     covariates_sd : ndarray, shape (b, p)
-        Posterior standard deviations (NaN for such a column).
+        Posterior standard deviations, NaN likewise.
     marker_means : ndarray, length m
         Mean dosages, which stand for missing genotypes in new rows.
     fitted_values : ndarray, shape (n, p)
@@ -153,7 +154,7 @@ class SparseLmmResult(VariationalResult):
     regression: Regression
 
     def fixef(self) -> pd.DataFrame:
-        """Effects of the covariates: index (fixef, trait), columns mean and sd."""
+        """Effects of the covariates: index (fixef, trait), columns mean and sd; NaN for a column left out."""
         return self._fixef()
 
     def ranef(self, label: str | None = None) -> pd.DataFrame:
@@ -294,7 +295,7 @@ class SparseLmmResult(VariationalResult):
             labels = None if random == "all" and self.random is not None else ()
             rows = self.design.new(newdata, new_levels, labels)
             index = rows.X.index
-            values = rows.X.to_numpy() @ self.covariates
+            values = fixed_part(self.design, rows, self.covariates)
             values = values + marker_part(markers, self.coef.to_frame(), self.marker_means, newdata)
             if rows.offset is not None:
                 values = values + rows.offset[:, None]
@@ -375,7 +376,7 @@ class SparseLmmFits(Result, Mapping[str, SparseLmmResult]):
         return all(fit.converged for fit in self.fits.values())
 
     def fixef(self) -> pd.DataFrame:
-        """Effects of the covariates: index (fixef, trait), columns mean and sd."""
+        """Effects of the covariates: index (fixef, trait), columns mean and sd; NaN for a column left out."""
         table = pd.concat([fit.fixef() for fit in self.fits.values()])
         order = pd.MultiIndex.from_product([self.design.X.columns, list(self.fits)], names=table.index.names)
         return table.reindex(order)
@@ -483,7 +484,7 @@ class MrMashResult(VariationalResult):
     imputed: pd.DataFrame
 
     def fixef(self) -> pd.DataFrame:
-        """Effects of the covariates: index (fixef, trait), columns mean and sd."""
+        """Effects of the covariates: index (fixef, trait), columns mean and sd; NaN for a column left out."""
         return self._fixef()
 
     def ranef(self, label: str | None = None) -> pd.DataFrame:
@@ -534,7 +535,8 @@ class MrMashResult(VariationalResult):
             raise OptionError("predict: new rows need their markers; pass markers= with newdata.")
         rows = self.design.new(newdata)
         index = rows.X.index
-        values = rows.X.to_numpy() @ self.covariates + marker_part(markers, self.coef, self.marker_means, newdata)
+        values = fixed_part(self.design, rows, self.covariates)
+        values = values + marker_part(markers, self.coef, self.marker_means, newdata)
         if rows.offset is not None:
             values = values + rows.offset[:, None]
         return pd.DataFrame(values, index=index, columns=self.design.traits)

@@ -183,7 +183,11 @@ def test_covariates_of_deficient_rank():
     """An intercept given twice, or a covariate that is the sum of two others, changes nothing."""
     G, frame, _ = data()
     one = fit(G, frame)
-    two = fit(G, frame.assign(one=1.0, twice=2 * frame["x"] + 5), "y ~ x + one + twice")
+    named = "'one' is a combination of 'Intercept'. Left out, with effects NaN: 'one', 'twice'"
+    with pytest.warns(SlamWarning, match=named):
+        two = fit(G, frame.assign(one=1.0, twice=2 * frame["x"] + 5), "y ~ x + one + twice")
+    assert any(named in note for note in two.notes)
+    assert two.fixef()["mean"].isna().tolist() == [False, False, True, True]
     np.testing.assert_allclose(two.pip, one.pip, atol=1e-8)
     np.testing.assert_allclose(two.elbo, one.elbo, rtol=1e-9)
     np.testing.assert_allclose(two.fitted(), one.fitted(), atol=1e-8)

@@ -226,7 +226,7 @@ def test_refused_data(tmp_path):
         sg.mr_mash("~ x", frame, Y=Y.where(np.tile(np.arange(60) < 2, (4, 1)).T), markers=markers)
     with pytest.raises(DataError, match="none of the 10 markers varies"):
         sg.mr_mash("~ x", frame, Y=Y, markers=0 * markers)
-    with pytest.raises(DataError, match="response 't2' is explained exactly by the covariates"):
+    with pytest.raises(DataError, match="response 't2' is explained exactly by the fixed effects"):
         sg.mr_mash("~ x", frame, Y=Y.assign(t2=frame["x"]), markers=markers)
     with pytest.warns(ConvergenceWarning, match="has not converged in 2 sweeps"):
         sg.mr_mash("~ x", frame, Y=Y, markers=markers, max_iter=2)

@@ -175,12 +175,6 @@ def test_group_with_one_level(frame, Y, K):
         fit(frame, Y, K, "~ 1 + (1 | one)")
 
 
-def test_collinear_fixed_effects_are_named(frame, Y, K):
-    frame["twice"] = 2 * frame["x"] + 1
-    with pytest.raises(DataError, match="fixed effects are collinear: 'twice' is a combination of 'Intercept', 'x'"):
-        fit(frame, Y, K, "~ x + twice + (1 | line)")
-
-
 def test_missing_covariate_drops_its_row_with_a_warning(frame, Y, K):
     frame.loc[3, "x"] = np.nan
     with pytest.warns(DroppedRowsWarning, match="1 .*x"):

@@ -91,7 +91,7 @@ def test_maize_trial_predicts_masked_cells():
 
     fitted, genetic = [], []
     for seed in (1, 2, 3, 4):
-        with pytest.warns(sg.errors.SlamWarning, match="cannot be estimated from a trait's own rows"):
+        with pytest.warns(sg.errors.SlamWarning, match="cannot be told from the rows where a trait has data"):
             fit = sg.slam(
                 "~ Population + (1 | Line)", frame, Y=yields.mask(masked), relmat={"Line": K}, chains=1, seed=seed
             )

@@ -581,7 +581,7 @@ def test_refused_data(tmp_path):
     refuse(r"1 row\(s\) with a response are too few", frame=frame.iloc[:1])
     refuse("none of the 10 markers varies", markers=markers * 0 + 1)
     refuse("response 'y' is 3 in all 50 rows", frame=frame.assign(y=3.0))
-    refuse("the covariates explain the response exactly", frame=frame.assign(y=2 * frame["age"]))
+    refuse("is explained exactly by the fixed effects", frame=frame.assign(y=2 * frame["age"]))
     strangers = markers.set_axis([f"x{i}" for i in range(50)])
     refuse(r"row labels of markers \('x0', .*compared with the index of data \('id000', .*none has", markers=strangers)
     refuse("markers: expected 50 rows, as data has, got 49", markers=markers.to_numpy()[1:])

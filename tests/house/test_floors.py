@@ -20,7 +20,7 @@ ALLOWED = {
     "genotypes": {"_kernels", "linalg", "errors"},
     "relmat": {"linalg", "genotypes", "options", "errors"},
     "diagnostics": {"errors"},
-    "design": {"relmat", "options", "errors"},
+    "design": {"linalg", "relmat", "options", "errors"},
     "links": {*NUMBERS, "design"},
     "priors": {*NUMBERS, "plots"},
     "results": {*NUMBERS, "design", "plots", ""},

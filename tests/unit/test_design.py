@@ -273,7 +273,7 @@ def test_nothing_left(frame):
 
 
 def test_missing_option(frame):
-    with pytest.raises(OptionError, match="missing must be 'keep' or 'drop', got 'omit'"):
+    with pytest.raises(OptionError, match="missing must be 'keep', 'drop' or 'drop_empty', got 'omit'"):
         sg.design("y ~ x", frame, missing="omit")
 
 

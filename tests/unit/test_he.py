@@ -914,7 +914,9 @@ def test_collinear_kinships():
 def test_collinear_fixed_effects():
     data = twins()
     frame = data.frame.assign(months=12 * data.frame["age"])
-    with pytest.warns(SlamWarning, match=r"fixed effects are collinear: 'months' left out"):
+    with pytest.warns(
+        SlamWarning, match=r"fixed effects are collinear: 'months' is a combination of 'age'; it is left out"
+    ):
         fit = sg.he("~ age + months + (1 | household)", frame, Y=data.Y)
     assert np.isnan(fit.fixef().loc["months"].iloc[0])
     plain = sg.he("~ age + (1 | household)", frame, Y=data.Y)
@@ -957,13 +959,33 @@ def test_refused_models():
         ({"inner": "upper"}, r"inner='upper': expected one of 'full', 'triangle', 'offdiag'"),
         ({"se": "wild"}, r"se='wild': expected one of 'sandwich', 'jackknife', 'bootstrap', None"),
         ({"backend": "ray"}, r"backend='ray': expected one of None, 'dask'"),
-        ({"n_draws": 1}, r"n_draws must be at least 2, got 1"),
-        ({"n_probes": 1}, r"n_probes must be at least 2, got 1"),
+        ({"n_draws": 1}, r"n_draws=1: expected an integer of at least 2\."),
+        ({"n_probes": 1}, r"n_probes=1: expected an integer of at least 2, or None"),
+        ({"n_probes": 2.5}, r"n_probes=2.5: expected an integer of at least 2, or None"),
+        ({"n_blocks": "a"}, r"n_blocks='a': expected an integer of at least 2\."),
+        ({"permutations": 1.5}, r"permutations=1.5: expected an integer of at least 0\."),
+        ({"project": "a"}, r"project='a': expected True or False\."),
+        ({"seed": True}, r"seed=True: expected an integer of at least 0, or None"),
+        ({"method": ["reml"]}, r"method=\['reml'\]: expected one of 'rehe', 'he'"),
+        ({"subsample": 3}, r"subsample=3: expected a dict such as {'ratio': 0.1, 'times': 50}"),
+        ({"subsample": {"ratio": "a"}}, r"ratio must be a share, 0 < ratio <= 1, got 'a'"),
+        ({"subsample": {"times": 1.5}}, r"times must be at least 1, a whole number, got 1.5"),
+        ({"subsample": {"replace": 3}}, r"replace must be True or False, got 3"),
+        ({"contrasts": 3}, r"contrasts=3: expected a dict from columns to 'poly', 'sum', 'treatment' or 'helmert'"),
+        ({"correction": "zzz"}, r"correction must be None, 'sqrt' or 'lingoes', got 'zzz'"),
+        ({"correction": "sqrt"}, r"correction='sqrt' is of a distance, and there is none; give distance= too"),
     ],
 )
 def test_refused_options(options, message):
     with pytest.raises(OptionError, match=message):
         fit_twins(twins(), **options)
+
+
+@pytest.mark.parametrize("distance", ["a", 3j, [[1, 2], [3]], {"a": 1}, pd.DataFrame([["a"]])], ids=repr)
+def test_a_distance_that_is_none(distance):
+    frame, _, K = genotype_frame()
+    with pytest.raises(DataError, match=r"distance must hold numbers, a row and a column for each row of data, got "):
+        sg.he("~ x + (1 | id)", frame.assign(id=range(80)), relmat={"id": (K, range(80))}, distance=distance)
 
 
 @quiet

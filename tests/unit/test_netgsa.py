@@ -1,5 +1,7 @@
 """`netgsa`: every form of network, group and pathway; errors; several conditions; subsamples."""
 
+import re
+
 import networkx
 import numpy as np
 import pandas as pd
@@ -237,5 +239,51 @@ def test_refused_data():
         fit(data, compat="R")
     with pytest.raises(OptionError, match=r"subsample has 'people'; it knows samples, genes, times"):
         fit(data, subsample={"people": 0.1})
-    with pytest.raises(OptionError, match=r"sample_ratio must be a share"):
+    with pytest.raises(OptionError, match=r"subsample: samples must be a share, 0 < samples <= 1, got 0"):
         fit(data, subsample={"samples": 0})
+
+
+WRONG = {
+    "seed below zero": ({"seed": -1}, "seed=-1: expected an integer of at least 0, or None."),
+    "seed of text": ({"seed": "a"}, "seed='a': expected an integer of at least 0, or None."),
+    "no pathways": ({"pathways": {}}, "there are no pathways; give pathways={name: [genes, ...]}, at least one."),
+    "an empty table": ({"pathways": pd.DataFrame()}, "there are no pathways; give pathways="),
+    "a pathway of one name": ({"pathways": {"a": "g01"}}, "pathway 'a' is 'g01': expected a list of genes."),
+    "subsample of a number": ({"subsample": 3}, "subsample=3: expected a dict such as {'samples': 0.2, 'times': 50}."),
+    "times of a half": ({"subsample": {"times": 1.5}}, "times must be at least 1, a whole number, got 1.5."),
+    "fdr of a number": ({"fdr": 3}, "fdr=3: not a method of statsmodels' multipletests"),
+    "directed of text": ({"directed": "a"}, "directed='a': expected True, False or None."),
+    "groups of a number": ({"groups": 3}, "groups=3: expected the condition of each sample, a Series or a list."),
+    "expression of text": ({"expression": "a"}, "expression must be numbers, genes x samples, got str of <U1."),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG.values(), ids=WRONG)
+def test_refused_arguments(given, message):
+    data = sg.simulate.netgsa(n_genes=16, n_pathways=2, seed=1)
+    usual = {name: getattr(data, name) for name in ("expression", "groups", "networks", "pathways")}
+    with pytest.raises((DataError, OptionError), match=re.escape(message)):
+        sg.netgsa(**(usual | given))
+
+
+@pytest.mark.parametrize("method", ["rehe", "he", "rerehe"])
+def test_genes_that_do_not_vary_are_named(method):
+    """Within conditions: a gene that only differs between them has no noise either."""
+    data = sg.simulate.netgsa(n_genes=16, n_pathways=2, seed=1)
+    x = data.expression.copy()
+    x.iloc[2] = 1.5
+    x.iloc[4] = np.where(data.groups == data.groups.iloc[0], 1.0, 2.0)
+    with pytest.raises(DataError, match=r"2 of 16 genes do not vary within any condition: 'g03', 'g05'\. They would"):
+        sg.netgsa(x, data.groups, data.networks, data.pathways, method=method)
+    # One that varies in one of the conditions is kept.
+    x.iloc[[2, 4]] = np.where(data.groups == data.groups.iloc[0], data.expression.iloc[[2, 4]], 2.0)
+    assert np.isfinite(sg.netgsa(x, data.groups, data.networks, data.pathways, method=method, seed=1).table).all(
+        axis=None
+    )
+
+
+@pytest.mark.parametrize("unit", [1e160, 1e-160])
+def test_units_whose_squares_overflow(unit):
+    data = sg.simulate.netgsa(n_genes=16, n_pathways=2, seed=1)
+    with pytest.raises(DataError, match=r"expression varies by .* within conditions, whose powers a computer cannot"):
+        sg.netgsa(data.expression * unit, data.groups, data.networks, data.pathways)

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from scipy import sparse
 
+import slamglmm as sg
 from slamglmm import relmat
 from slamglmm.errors import RelmatError, SlamWarning
 from slamglmm.relmat import Relmat, as_relmat, kinship
@@ -388,3 +389,33 @@ def test_kinships_are_not_taken_for_inverses(frame):
     covariances = loadings @ loadings.T + 0.2 * np.eye(40)
     assert np.mean(covariances == 0) > 0.5
     as_relmat((covariances, range(40)))
+
+
+def test_a_matrix_is_factorised_once(monkeypatch):
+    """By each call that is given a table; never when the call is given a `Relmat`, which was checked."""
+    calls = []
+    check = relmat._negative_eigenvalue_dense
+    monkeypatch.setattr(relmat, "_negative_eigenvalue_dense", lambda *given: calls.append(1) or check(*given))
+    labels = [f"i{i}" for i in range(30)]
+    K = pd.DataFrame(random_kinship(30), labels, labels)
+    frame = pd.DataFrame({"id": np.repeat(labels, 2), "y": np.random.default_rng(1).normal(size=60)})
+    for method in ("rehe", "reml"):
+        calls.clear()
+        fit = sg.he("y ~ 1 + (1 | id)", frame, relmat={"id": K}, method=method)
+        fit.ranef()
+        fit.predict(frame.iloc[:3])
+        assert len(calls) == 1
+        again = sg.he("y ~ 1 + (1 | id)", frame, relmat={"id": fit.design.term("id").relmat}, method=method)
+        assert len(calls) == 1
+        pd.testing.assert_frame_equal(again.varcorr(), fit.varcorr())
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 600])
+def test_asymmetry_is_found_in_any_block(size):
+    K = random_kinship(size, 2 * size + 2)
+    assert relmat._asymmetry(K) == np.abs(K - K.T).max()
+    if size > 1:
+        K[size - 1, 0] += 0.5
+        assert relmat._asymmetry(K) == np.abs(K - K.T).max() >= 0.4
+        with pytest.raises(RelmatError, match="must be symmetric; entry"):
+            as_relmat((K, range(size)))

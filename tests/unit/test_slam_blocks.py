@@ -1,5 +1,7 @@
 """Corners of the full conditionals that their laws do not show."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -208,7 +210,7 @@ def test_traits_drawn_together_equal_traits_drawn_one_by_one(loadings):
     """
     missing = [([0, 3], 1), ([5, 6, 7], 2), ([8, 9], 3)]
     responses = np.random.default_rng(2).standard_normal((10, 4))
-    with pytest.warns(SlamWarning, match="cannot be estimated"):
+    with pytest.warns(SlamWarning, match="cannot be told from the rows where a trait has data"):
         problem = tiny_problem(
             "~ I(1.0 * (x > 1.05)) + w + (1 | g)",
             p=4,
@@ -238,6 +240,34 @@ def test_traits_drawn_together_equal_traits_drawn_one_by_one(loadings):
     for name in ("coef", "cis", "tau", "g", "weighted", "random"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, atol=1e-10, err_msg=name)
     assert np.any(one.coef[:, :2] == 0.0)
+
+
+@pytest.mark.parametrize("loadings", ["horseshoe", "spike_slab"])
+def test_an_effect_that_a_trait_cannot_tell_is_as_if_its_column_were_not_there(monkeypatch, loadings):
+    """Rows are shared and cells drawn, so that only the prior can hold the effect: tau and the others are unchanged."""
+    monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
+    gone = list(np.flatnonzero(_x(10, 3) > 0.5))
+    with pytest.warns(SlamWarning, match=r"2 fixed effect\(s\) cannot be told .*'I\(1.0 \* \(x > 0.5\)\)' on 'y2'"):
+        problem = tiny_problem(
+            "~ I(1.0 * (x > 0.5)) + w + (1 | g)", missing=[(gone, 1), (gone, 2)], priors=Priors(loadings=loadings)
+        )
+    (group,) = problem.groups
+    assert group.estimable.all()
+    assert group.held[problem.order].tolist() == [[False] * 3, [False, True, False], [False, True, False]]
+    without = dataclasses.replace(group, estimable=np.array([True, False, True]), held=np.zeros((3, 3), dtype=bool))
+    states = []
+    for chosen in (group, without):
+        states.append(state := start_state(problem, np.random.SeedSequence(1)))
+        if loadings == "spike_slab":
+            state.scales.included[:] = True
+        shared = blocks.prepare_regressors(problem, chosen, state, BlockPool(1))
+        blocks.draw_loadings(problem, chosen, shared, state, chosen.traits, Centre())
+    held = group.held.any(axis=1)
+    for name in ("coef", "tau"):
+        held_there, never_there = (getattr(state, name)[held] for state in states)
+        np.testing.assert_allclose(held_there, never_there, rtol=1e-8, atol=1e-9, err_msg=name)
+    assert (states[0].coef[held, 1] == 0).all()
+    assert (states[0].coef[~held, 1] != 0).all()
 
 
 def _x(n, p):

@@ -1,5 +1,7 @@
 """From a design to the sampler's arrays: groups of rows, estimable columns, the grid's last point, scaling."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,9 @@ import pytest
 import slamglmm as sg
 from slamglmm.errors import DataError, OptionError, ScaleWarning, SlamWarning
 from slamglmm.fitters.slam import problem as module
-from slamglmm.fitters.slam.problem import _estimable, build_problem, default_n_factors, group_patterns
+from slamglmm.fitters.slam.problem import build_problem, default_n_factors, group_patterns
 from slamglmm.linalg.covariances import JointBasis
+from slamglmm.linalg.independent import independent_columns
 from slamglmm.linalg.rotation import Rotation
 from slamglmm.linalg.threads import BlockPool
 from slamglmm.priors import Priors
@@ -236,7 +239,7 @@ def test_estimable_columns():
     }
     for names, expected in cases.items():
         given = np.array([columns[name] for name in names]).reshape(len(names), 9)
-        assert _estimable(given).tolist() == expected, names
+        assert independent_columns(given.T).tolist() == expected, names
 
 
 def test_estimable_agrees_with_the_rank():
@@ -245,7 +248,7 @@ def test_estimable_agrees_with_the_rank():
         n, b, rank = int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 5))
         x = (rng.standard_normal((b, rank)) @ rng.standard_normal((rank, n))) * 10.0 ** rng.integers(-6, 6, (b, 1))
         expected = np.linalg.matrix_rank(x / np.linalg.norm(x, axis=1, keepdims=True), tol=1e-8)
-        assert _estimable(x).sum() == expected
+        assert independent_columns(x.T).sum() == expected
 
 
 def test_columns_that_a_trait_cannot_estimate_are_held_at_zero():
@@ -256,7 +259,7 @@ def test_columns_that_a_trait_cannot_estimate_are_held_at_zero():
     Y = np.random.default_rng(4).standard_normal((n, 3))
     Y[5:, 1] = np.nan
     design = sg.design("~ x + (1 | g)", frame, Y=Y, relmat={"g": K})
-    with pytest.warns(SlamWarning, match=r"1 fixed effect\(s\) cannot be estimated.*first: 'x' on 'y2'"):
+    with pytest.warns(SlamWarning, match=r"1 fixed effect\(s\) cannot be told .*first: 'x' on 'y2'"):
         problem = build_problem(design, Priors(), 1, 4)
     for group in problem.groups:
         alone = np.array_equal(problem.order[group.traits], [1])
@@ -264,15 +267,49 @@ def test_columns_that_a_trait_cannot_estimate_are_held_at_zero():
 
 
 @pytest.mark.parametrize(
-    ("formula", "message"),
+    ("formula", "message", "left_out"),
     [
-        ("~ 1 + x + I(2 * x) + (1 | g)", r"collinear: 'I\(2 \* x\)' is a combination of 'x'\."),
-        ("~ 1 + x + I(0 * x) + (1 | g)", r"fixed-effect column 'I\(0 \* x\)' is zero in every row"),
+        ("~ 1 + x + I(2 * x) + w + (1 | g)", r"'I(2 * x)' is a combination of 'x'; it is left out, and its", [2]),
+        ("~ 1 + x + I(0 * x) + (1 | g)", "'I(0 * x)' is zero in every row with data; it is left out", [2]),
+        ("~ 0 + h + x + I(x + 3) + (1 | g)", "'I(x + 3)' is a combination of 'h[b0]', 'h[b1]', 'h[b2]', 'x'", [4]),
     ],
 )
-def test_collinear_columns_are_named(formula, message):
-    with pytest.raises(DataError, match=message):
-        tiny_problem(formula)
+def test_collinear_columns_are_left_out_and_named(formula, message, left_out):
+    with pytest.warns(SlamWarning, match=re.escape(message[:40])):
+        problem = tiny_problem(formula)
+    assert any(message in note for note in problem.notes), problem.notes
+    assert np.flatnonzero(~problem.estimable.any(axis=1)).tolist() == left_out
+    assert not problem.center_coef[left_out].any()
+
+
+def test_a_column_with_a_large_mean_is_not_collinear():
+    plain = tiny_problem("~ x + w + (1 | g)")
+    far = tiny_problem("~ I(x + 1e8) + w + (1 | g)")
+    assert plain.estimable.all()
+    assert far.estimable.all()
+    assert not any("collinear" in note for note in far.notes)
+    with pytest.raises(
+        DataError, match=r"column 'I\(x \* 1e\+300\)' has values up to .*e\+300, whose squares overflow"
+    ):
+        tiny_problem("~ I(x * 1e300) + (1 | g)")
+
+
+def test_effects_that_a_trait_cannot_tell_are_found_in_any_pattern():
+    """The look at all patterns at once against one rank for each."""
+    rng = np.random.default_rng(4)
+    x = np.array([np.ones(12), rng.integers(0, 2, 12), rng.integers(0, 2, 12), rng.standard_normal(12) + 1e6])
+    flat, observed = np.array([True, True, True, False]), rng.random((200, 12)) < 0.4
+    observed = observed[observed.any(axis=1)]
+    told = module._told(x, flat, observed)
+    expected = np.array([[*independent_columns(x[:3, seen].T), True] for seen in observed])
+    np.testing.assert_array_equal(told, expected)
+    assert 0 < told.all(axis=1).sum() < len(told)
+    # Coefficients by these columns say the same of the rows of a trait.
+    coef = rng.standard_normal((len(observed), 4)) * flat
+    other = module._by_told_effects(coef, x, told & flat, observed)
+    assert not other[~told].any()
+    for seen, ours, theirs in zip(observed, other, coef, strict=True):
+        np.testing.assert_allclose(ours @ x[:, seen], theirs @ x[:, seen], atol=1e-12)
 
 
 # ---- options, scaling, starts ---------------------------------------------------------------------------------------

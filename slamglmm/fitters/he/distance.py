@@ -69,8 +69,7 @@ def read_distance(distance: Any, design: Design, whose: RowLabels, correction: s
     SlamWarning
         The distance is not Euclidean and no correction was asked for.
     """
-    if correction not in CORRECTIONS:
-        raise OptionError(f"correction must be None, 'sqrt' or 'lingoes', got {correction!r}.")
+    check_correction(correction)
     values, labels = _values_and_labels(distance)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise DataError(f"distance must be square, got shape {values.shape}.")
@@ -109,6 +108,17 @@ def read_distance(distance: Any, design: Design, whose: RowLabels, correction: s
     return DistanceResponse(M, int(negative.sum()), share, correction, () if note is None else (note,))
 
 
+def check_correction(correction: Any) -> None:
+    """Refuse what is no correction of a distance.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not isinstance(correction, str | None) or correction not in CORRECTIONS:
+        raise OptionError(f"correction must be None, 'sqrt' or 'lingoes', got {correction!r}.")
+
+
 def _gower(squared: np.ndarray) -> np.ndarray:
     means = squared.mean(axis=1)
     return -0.5 * (squared - means[:, None] - means + means.mean())
@@ -120,12 +130,25 @@ def _values_and_labels(distance: Any) -> tuple[np.ndarray, pd.Index | None]:
             if not (distance.index.is_unique and set(distance.index) == set(distance.columns)):
                 raise DataError("distance must have the same labels as index and columns.")
             distance = distance[distance.index]
-        return distance.to_numpy(dtype=float), distance.index
+        return _numbers(distance), distance.index
     if hasattr(distance, "ids") and hasattr(distance, "data"):
-        return np.array(distance.data, dtype=float), pd.Index(list(distance.ids))
+        return _numbers(distance.data), pd.Index(list(distance.ids))
     if isinstance(distance, tuple) and len(distance) == 2:
-        return np.array(distance[0], dtype=float), pd.Index(list(distance[1]))
-    return np.array(distance, dtype=float), None
+        return _numbers(distance[0]), pd.Index(list(distance[1]))
+    return _numbers(distance), None
+
+
+def _numbers(distance: Any) -> np.ndarray:
+    try:
+        values = np.asarray(distance)
+        if values.dtype.kind != "c":
+            return np.array(values, dtype=float)
+    except (TypeError, ValueError):
+        pass
+    raise DataError(
+        f"distance must hold numbers, a row and a column for each row of data, got {type(distance).__name__}. Give a "
+        "labelled DataFrame, (array, labels), an array or a scikit-bio DistanceMatrix."
+    )
 
 
 def distance_equations(

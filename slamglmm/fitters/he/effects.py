@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 
 from ...linalg.psd_cone import nearest_psd
 from .mixed import mixed_system
-from .problem import Problem, orthonormal_basis
+from .problem import Problem
 
 # Relative to the total variance: below it the residual variance is raised, for V to be invertible.
 MIN_RESIDUAL = 1e-6
@@ -67,32 +68,35 @@ def effects(problem: Problem, variances: Sequence[np.ndarray]) -> list[Effects]:
         For each trait: residual, then components.
     """
     system = mixed_system(problem)
-    kept = orthonormal_basis(problem.x)[1]
-    x = problem.x[:, kept]
     residuals = [max(float(values[0]), MIN_RESIDUAL * float(np.abs(values).sum())) for values in variances]
     relatives = [
         [covariance / residual for covariance in term_covariances(problem, values)]
         for values, residual in zip(variances, residuals, strict=True)
     ]
-    rights = [np.column_stack([x, problem.y[:, j]]) for j in range(problem.t)]
+    rights = [np.column_stack([problem.basis, problem.residuals[:, j]]) for j in range(problem.t)]
     all_solved = system.solve_each(relatives, rights)
     return [
-        _effects(x, kept, problem.y[:, j], solved, residual)
+        _effects(problem, j, solved, residual)
         for j, (solved, residual) in enumerate(zip(all_solved, residuals, strict=True))
     ]
 
 
-def _effects(x: np.ndarray, kept: np.ndarray, y: np.ndarray, solved: np.ndarray, residual: float) -> Effects:
-    """From ``V^-1 [x y]`` per unit of residual variance."""
-    b, p = len(kept), x.shape[1]
+def _effects(problem: Problem, j: int, solved: np.ndarray, residual: float) -> Effects:
+    """From ``V^-1 [Q r]`` per unit of residual variance, with ``X = Q triangle`` and r the least-squares residual.
+
+    Least squares first, then what generalised least squares make of its residual: a large mean costs no digits.
+    """
+    kept, basis, triangle = problem.kept, problem.basis, problem.triangle
+    b, p = len(kept), problem.m
     coef, covariance = np.full(b, np.nan), np.full((b, b), np.nan)
     rest = solved[:, p]
     if p:
-        inverse = np.linalg.inv(x.T @ solved[:, :p])
-        estimate = inverse @ (solved[:, :p].T @ y)
-        coef[kept] = estimate
-        covariance[np.ix_(kept, kept)] = residual * inverse
-        rest = rest - solved[:, :p] @ estimate
+        inverse = np.linalg.inv(basis.T @ solved[:, :p])
+        on_basis = inverse @ (solved[:, :p].T @ problem.residuals[:, j])
+        back = scipy.linalg.solve_triangular(triangle, np.eye(p))
+        coef[kept] = back @ (basis.T @ problem.y[:, j] + on_basis)
+        covariance[np.ix_(kept, kept)] = residual * back @ inverse @ back.T
+        rest = rest - solved[:, :p] @ on_basis
     return Effects(coef, covariance, rest / residual)
 
 

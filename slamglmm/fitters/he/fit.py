@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,16 +14,17 @@ import numpy as np
 
 from ... import __version__
 from ...design import Design
-from ...errors import BoundaryWarning, DataError, OptionError, SlamWarning, shortlist, warn
+from ...errors import BoundaryWarning, DataError, DroppedRowsWarning, OptionError, SlamWarning, shortlist, warn
 from ...linalg.threads import single_threaded_blas
 from ...results.varcomp import HeResult, MarkerEffects, TraitCovariances
 from . import inference
 from .distance import DistanceResponse, distance_equations, permutation_p
 from .distributed import stream_on_dask
 from .effects import Effects, blups, effects, is_singular, term_covariance
-from .markers import MarkerTerm, marker_effects
+from .markers import MarkerTerm, marker_effects, take_rows
 from .moments import Moments, NormalEquations, compute_moments
 from .options import HeOptions
+from .patterns import PairFit, Pairwise, Pattern, PatternModel, combine_thetas, combine_uncertainties, trait_patterns
 from .problem import Problem, build_problem
 from .reml import fit_reml
 from .solvers import condition, estimate_map, solve_equations
@@ -85,7 +89,7 @@ def fit_he(
     Parameters
     ----------
     design : Design
-        Without missing responses.
+        No row without any response.
     options : HeOptions
     markers : tuple of MarkerTerm
     distance : DistanceResponse, optional
@@ -98,25 +102,25 @@ def fit_he(
     with single_threaded_blas():
         if distance is not None:
             _check_distance(design, options, markers)
-        problem = build_problem(design, markers, response=distance is None)
-        if not problem.components and not markers and not options.is_likelihood:
-            raise DataError(
-                "the formula has no random term, so there is no variance to split. Add one such as (1 | id), with "
-                "relmat={'id': K}, or markers=."
-            )
-        notes = list(problem.notes)
-        for note in notes:
-            warn(note, SlamWarning)
-        if options.is_likelihood:
-            parts = _by_likelihood(problem, options)
+        notes: list[str] = []
+        patterns = trait_patterns(design)
+        if len(patterns) > 1 and markers:
+            complete = _complete_rows(design, notes)
+            markers = take_rows(markers, np.searchsorted(design.rows, complete.rows))
+            design, patterns = complete, []
+        if len(patterns) > 1:
+            problem, parts = _by_pattern(design, patterns, options, notes)
         else:
-            parts = _by_moments(problem, options, distance, notes)
+            problem = build_problem(design, markers, response=distance is None)
+            notes += problem.notes
+            parts = _estimate(problem, options, distance, notes)
     matched = [*design.notes, *(note for marker in markers for note in marker.genotypes.notes)]
     if distance is not None:
         matched += distance.notes
     # the bins of one table have its notes in common
     notes = [*dict.fromkeys(matched), *notes]
-    _warn_about(problem, parts["theta"], options, notes)
+    traits = problem.traits if design.Y is None else tuple(map(str, design.Y.columns))
+    _warn_about(problem, traits, parts["theta"], options, notes)
     return HeResult(
         design=design,
         options=asdict(options),
@@ -124,10 +128,124 @@ def fit_he(
         seconds=time.perf_counter() - start,
         notes=tuple(notes),
         names=problem.names,
-        traits=problem.traits,
+        traits=traits,
         is_variance=(True, *(c.a == c.b for c in problem.components), *(True for _ in markers)),
         term_of=(None, *(problem.terms[c.term].label for c in problem.components), *(m.label for m in markers)),
         **parts,
+    )
+
+
+def _estimate(
+    problem: Problem, options: HeOptions, distance: DistanceResponse | None, notes: list[str]
+) -> dict[str, Any]:
+    """Fit traits that are known in the same rows: the parts of a result that depend on the method."""
+    if options.is_likelihood:
+        return _by_likelihood(problem, options)
+    if not problem.components and not problem.markers:
+        raise DataError(
+            "the formula has no random term, so there is no variance to split. Add one such as (1 | id), with "
+            "relmat={'id': K}, or markers=."
+        )
+    return _by_moments(problem, options, distance, notes)
+
+
+# -- traits that lack different rows ----------------------------------------------------------------------
+
+
+def _complete_rows(design: Design, notes: list[str]) -> Design:
+    """Rows in which no response is missing; said in a note and a warning."""
+    assert design.Y is not None
+    complete = design.Y.notna().all(axis=1).to_numpy()
+    if not complete.any():
+        raise DataError("with markers= traits are fitted on the rows that have all of them, and no row has.")
+    notes.append(
+        f"markers= are read once for all traits, so {int((~complete).sum())} of {design.n} rows, in which some trait "
+        f"is missing, are left out ({_missing_by_trait(design)}). Fit traits one by one to use all their rows"
+    )
+    warn(notes[-1], DroppedRowsWarning)
+    return design.take(np.flatnonzero(complete))
+
+
+def _missing_by_trait(design: Design) -> str:
+    assert design.Y is not None
+    counts = design.Y.isna().sum()
+    return ", ".join(f"'{name}' {count}" for name, count in counts[counts > 0].items())
+
+
+def _by_pattern(
+    design: Design, patterns: Sequence[Pattern], options: HeOptions, notes: list[str]
+) -> tuple[Problem, dict[str, Any]]:
+    """Each trait on its own rows, covariances on the rows of both; the first problem stands for its terms."""
+    notes.append(
+        f"each trait is fitted on the rows where it is known (missing in {design.n}: {_missing_by_trait(design)})"
+        + ("" if options.is_likelihood else "; covariances and correlations among traits on the rows of both")
+    )
+    designs = [design.take(np.flatnonzero(pattern.known), pattern.traits) for pattern in patterns]
+    problems, parts = [], []
+    for own in designs:
+        where = f"{shortlist(own.traits)}: "
+        problem = build_problem(own, where=where)
+        found: list[str] = []
+        parts.append(_estimate(problem, options, None, found))
+        notes += [*problem.notes, *(note if note in notes else where + note for note in found)]
+        problems.append(problem)
+    pairs = None if options.is_likelihood else _pairs(design, patterns, options, notes)
+    traits = tuple(pattern.traits for pattern in patterns)
+    order = np.argsort(np.concatenate(traits))
+    in_order: dict[str, Any] = {
+        name: tuple([value for part in parts for value in part[name]][i] for i in order)
+        for name in ("loglik", "factors")
+        if name in parts[0]
+    }
+    thetas, unconstrained = (
+        combine_thetas(patterns, [part[name] for part in parts], pairs) for name in ("theta", "unconstrained")
+    )
+    return problems[0], {
+        **in_order,
+        "theta": thetas,
+        "unconstrained": unconstrained,
+        "uncertainty": combine_uncertainties(patterns, [part["uncertainty"] for part in parts]),
+        "moments": None,
+        "model": PatternModel(design, traits, tuple(designs), tuple(part["model"] for part in parts)),
+        "pairwise": pairs,
+        "n_skipped": sum(part.get("n_skipped", 0) for part in parts),
+    }
+
+
+def _pairs(design: Design, patterns: Sequence[Pattern], options: HeOptions, notes: list[str]) -> Pairwise:
+    """Fits of the traits of every two patterns together."""
+    fits: dict[tuple[int, int], PairFit | None] = {}
+    few: list[str] = []
+    pattern_of = np.empty(len(design.traits), dtype=np.intp)
+    for a, first in enumerate(patterns):
+        pattern_of[first.traits] = a
+        for b, second in enumerate(patterns[a + 1 :], a + 1):
+            rows = np.flatnonzero(first.known & second.known)
+            traits = np.concatenate((first.traits, second.traits))
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", SlamWarning)  # the fits on own rows have said it
+                    problem = build_problem(design.take(rows, traits))
+                    parts = _estimate(problem, replace(options, se=None), None, [])
+            except DataError:
+                few += [f"{design.traits[u]} with {design.traits[v]}" for u in first.traits for v in second.traits]
+                fits[a, b] = None
+                continue
+            arguments = (problem, parts["moments"], parts["model"], options)
+            fits[a, b] = PairFit(traits, parts["theta"], _uncertainty_of_pair, arguments)
+    if few:
+        notes.append(f"too few rows have both: no covariance of {shortlist(few)}")
+        warn(notes[-1], SlamWarning)
+    return Pairwise(pattern_of, fits)
+
+
+def _uncertainty_of_pair(problem: Problem, equations: NormalEquations, model: HeModel, options: HeOptions) -> Any:
+    if options.se != "sandwich" or options.method == "rerehe":
+        return None
+    theta = solve_equations(equations, "rehe", cones_of(problem.components, problem.terms))
+    assert model.moments is not None
+    return _uncertainty(
+        problem, model.moments, equations, theta, options, None, [], np.random.default_rng(options.seed)
     )
 
 
@@ -298,7 +416,8 @@ def _bootstrap(
     draws = []
     for j in range(problem.t):
         root = inference.covariance_root(problem, theta[:, j, j])
-        noise = rng.standard_normal((problem.n, options.n_draws))
+        # The same noise for every trait, so that its errors do not depend on the others.
+        noise = copy.deepcopy(rng).standard_normal((problem.n, options.n_draws))
         draws.append(
             inference.bootstrap(
                 problem, equations, diagonals, root @ noise, options.method, options.inner, options.project
@@ -368,20 +487,20 @@ def _related(problem: Problem, i: int) -> str:
     return "Pass a relationship matrix, relmat={...}"
 
 
-def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: list[str]) -> None:
+def _warn_about(
+    problem: Problem, traits: Sequence[str], theta: np.ndarray, options: HeOptions, notes: list[str]
+) -> None:
     """Estimates at or beyond the boundary: one line for each component."""
     for t, term in enumerate(problem.terms):
         if term.correlated and term.n_effects > 1 and options.method != "he":
             singular = [
-                trait
-                for j, trait in enumerate(problem.traits)
-                if is_singular(term_covariance(problem, theta[:, j, j], t))
+                trait for j, trait in enumerate(traits) if is_singular(term_covariance(problem, theta[:, j, j], t))
             ]
             if singular:
                 notes.append(
                     f"covariance matrix of '{term.label}' is estimated on the boundary (singular: a combination of "
                     f"{' and '.join(term.effects)} does not vary)"
-                    + (f" for {shortlist(singular)}" if problem.t > 1 else "")
+                    + (f" for {shortlist(singular)}" if len(traits) > 1 else "")
                 )
                 warn(notes[-1], BoundaryWarning)
     is_variance = [True, *(c.a == c.b for c in problem.components), *(True for _ in problem.markers)]
@@ -391,9 +510,9 @@ def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: 
         if not is_variance[i]:
             continue
         shown = "the residual" if i == 0 else f"'{name}'"
-        zero = np.array(problem.traits)[np.abs(values[i]) <= 1e-12 * np.abs(total)]
-        below = np.array(problem.traits)[values[i] < -1e-12 * np.abs(total)]
-        many = problem.t > 1
+        zero = np.array(traits)[np.abs(values[i]) <= 1e-12 * np.abs(total)]
+        below = np.array(traits)[values[i] < -1e-12 * np.abs(total)]
+        many = len(traits) > 1
         if len(zero):
             notes.append(
                 f"variance of {shown} is estimated at zero (boundary)" + (f" for {shortlist(zero)}" if many else "")
@@ -408,7 +527,7 @@ def _warn_about(problem: Problem, theta: np.ndarray, options: HeOptions, notes: 
             )
             warn(notes[-1], BoundaryWarning)
         share = values[i] / total
-        above = np.array(problem.traits)[share > 1 + 1e-9]
+        above = np.array(traits)[share > 1 + 1e-9]
         if i and len(above):
             notes.append(
                 f"share of {shown} is above 1"

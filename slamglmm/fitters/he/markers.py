@@ -239,6 +239,17 @@ def jackknife_blocks(
     return sums
 
 
+def take_rows(markers: Sequence[MarkerTerm], rows: np.ndarray) -> tuple[MarkerTerm, ...]:
+    """The same components for some rows of the fit."""
+    tables: dict[int, Genotypes] = {}
+    for term in markers:
+        table = term.genotypes
+        of_table = rows if table.rows is None else table.rows[rows]
+        root = None if table.root is None else table.root[rows]
+        tables.setdefault(id(table), replace(table, rows=of_table, root=root))
+    return tuple(replace(term, genotypes=tables[id(term.genotypes)]) for term in markers)
+
+
 def _by_table(markers: Sequence[MarkerTerm]) -> list[list[int]]:
     """Positions of the bins of each table, which is read once for all of them."""
     tables: dict[int, list[int]] = {}

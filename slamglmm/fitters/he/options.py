@@ -62,16 +62,18 @@ class HeOptions:
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
-            if value not in allowed:
+            if not isinstance(value, str | None) or value not in allowed:
                 raise OptionError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}.")
-        if self.seed is not None and (not isinstance(self.seed, int | np.integer) or self.seed < 0):
-            raise OptionError(f"seed={self.seed!r}: expected an integer of at least 0, or None.")
-        least = {"n_blocks": 2, "n_draws": 2, "permutations": 0}
-        if self.n_probes is not None:
-            least["n_probes"] = 2
+        if not isinstance(self.project, bool | np.bool_):
+            raise OptionError(f"project={self.project!r}: expected True or False.")
+        least = {"n_blocks": 2, "n_draws": 2, "permutations": 0, "n_probes": 2, "seed": 0}
         for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise OptionError(f"{name} must be at least {minimum}, got {getattr(self, name)}.")
+            value, optional = getattr(self, name), name in ("n_probes", "seed")
+            if optional and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+                expected = f"an integer of at least {minimum}" + (", or None" if optional else "")
+                raise OptionError(f"{name}={value!r}: expected {expected}.")
 
     @property
     def is_likelihood(self) -> bool:

@@ -12,12 +12,17 @@ import pandas as pd
 from scipy import sparse
 
 from ...design import Design
+from ...design.aliasing import leave_out_aliased
+from ...design.magnitudes import refuse_unusable
 from ...errors import DataError, shortlist
+from ...linalg.independent import column_basis, independent_columns
 from .markers import MarkerTerm
 from .sources import ArraySource, Source
 from .spread import Component, Spread, components_of, families
 
 RESIDUAL = "Residual"
+# Responses beyond this size, or below its inverse, have squared variances that a computer cannot hold.
+LARGEST = 1e70
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +33,13 @@ class Problem:
     ----------
     y : ndarray, n x t
     x : ndarray, n x b
+    kept : ndarray of bool, length b
+        Columns of x that are not combinations of earlier ones.
     basis : ndarray, n x m
-        Q, orthonormal, spanning the columns of x.
+        Q, orthonormal, spanning the columns of x; ``x[:, kept] = Q triangle``.
+    triangle : ndarray, m x m
+    root : ndarray, length n
+        Square roots of the weights.
     residuals : ndarray, n x t
         ``(I - QQ') y``.
     terms : tuple of Spread
@@ -45,7 +55,10 @@ class Problem:
 
     y: np.ndarray
     x: np.ndarray
+    kept: np.ndarray
     basis: np.ndarray
+    triangle: np.ndarray
+    root: np.ndarray
     residuals: np.ndarray
     terms: tuple[Spread, ...]
     components: tuple[Component, ...]
@@ -98,31 +111,43 @@ class Problem:
         residuals : ndarray, rows x t, optional
             Use these with an empty basis instead (residuals of a fit to all rows).
         """
-        x = self.x[rows]
-        if residuals is None:
-            basis = orthonormal_basis(x)[0]
-            residuals = project(basis, self.y[rows])
-        else:
-            basis = np.zeros((len(rows), 0))
-        terms = tuple(term.take(rows) for term in self.terms)
-        return Problem(self.y[rows], x, basis, residuals, terms, self.components, self.traits, self.x_names)
+        y, x, root = self.y[rows], self.x[rows], self.root[rows]
+        kept = np.zeros(x.shape[1], dtype=bool) if residuals is not None else independent_columns(x, root)
+        basis, triangle = column_basis(x, kept, root)
+        return Problem(
+            y=y,
+            x=x,
+            kept=kept,
+            basis=basis,
+            triangle=triangle,
+            root=root,
+            residuals=project(basis, y) if residuals is None else residuals,
+            terms=tuple(term.take(rows) for term in self.terms),
+            components=self.components,
+            traits=self.traits,
+            x_names=self.x_names,
+        )
 
 
-def build_problem(design: Design, markers: tuple[MarkerTerm, ...] = (), response: bool = True) -> Problem:
+def build_problem(
+    design: Design, markers: tuple[MarkerTerm, ...] = (), response: bool = True, where: str = ""
+) -> Problem:
     """Lay out a design.
 
     Parameters
     ----------
     design : Design
-        Without missing responses.
+        Without missing responses: of traits that are known in the same rows.
     markers : tuple of MarkerTerm
     response : bool
         False when a distance takes the place of the response.
+    where : str
+        Of which traits, for the start of notes.
 
     Raises
     ------
     DataError
-        No response, or fewer rows than fixed effects.
+        No response, fewer rows than fixed effects, or a response that the fixed effects explain exactly.
     """
     if design.Y is None:
         if response:
@@ -137,50 +162,36 @@ def build_problem(design: Design, markers: tuple[MarkerTerm, ...] = (), response
     if design.offset is not None:
         y = y - design.offset[:, None]
     x = design.X.to_numpy(dtype=float)
-    root = np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
-    if design.weights is not None:
-        y, x = y * root[:, None], x * root[:, None]
-    basis, kept = orthonormal_basis(x)
-    if design.n <= basis.shape[1] or design.n <= x.shape[1]:
+    x_names = tuple(map(str, design.X.columns))
+    if design.n <= x.shape[1]:
         raise DataError(
             f"{design.n} rows cannot estimate {x.shape[1]} fixed effects and a variance; "
             "more rows than fixed effects are needed."
         )
-    notes = []
-    if not kept.all():
-        dropped = design.X.columns[~kept]
-        notes.append(f"fixed effects are collinear: {shortlist(dropped)} left out (a combination of earlier columns)")
+    kept, notes = leave_out_aliased(x, x_names, where)
+    root = np.ones(design.n) if design.weights is None else np.sqrt(design.weights)
+    if design.weights is not None:
+        y, x = y * root[:, None], x * root[:, None]
+    basis, triangle = column_basis(x, kept, root)
+    residuals = project(basis, y)
+    refuse_unusable(y, residuals, traits[: y.shape[1]], LARGEST, design.weights is not None)
     terms = _spreads(design, root)
     return Problem(
         y=y,
         x=x,
+        kept=kept,
         basis=basis,
-        residuals=project(basis, y),
+        triangle=triangle,
+        root=root,
+        residuals=residuals,
         terms=terms,
         components=components_of(terms),
         traits=traits,
-        x_names=tuple(map(str, design.X.columns)),
+        x_names=x_names,
         markers=markers,
         log_weights=0.0 if design.weights is None else float(np.log(design.weights).sum()),
         notes=tuple(notes),
     )
-
-
-def orthonormal_basis(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal basis of the columns of x, and which columns are not combinations of earlier ones."""
-    n, b = x.shape
-    basis = np.zeros((n, 0))
-    kept = np.zeros(b, dtype=bool)
-    for j in range(b):
-        column = x[:, j].astype(float)
-        norm = np.linalg.norm(column)
-        for _ in range(2):  # once more against rounding
-            column = column - basis @ (basis.T @ column)
-        rest = np.linalg.norm(column)
-        if norm > 0 and rest > 1e-9 * norm:
-            kept[j] = True
-            basis = np.column_stack([basis, column / rest])
-    return np.ascontiguousarray(basis), kept
 
 
 def project(basis: np.ndarray, y: np.ndarray) -> np.ndarray:

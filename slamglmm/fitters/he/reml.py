@@ -9,12 +9,14 @@ import numpy as np
 import scipy.linalg
 from scipy import optimize
 
-from ...errors import FitError
+from ...errors import DataError, FitError, shortlist
 from .effects import is_singular, term_covariance
 from .mixed import MixedSystem, mixed_system
-from .problem import Problem, orthonormal_basis
+from .problem import Problem, project
 
 FINAL_RADIUS = 1e-7
+# Share of the sum of squares that a residual cannot fall below but by rounding.
+NOTHING_LEFT = 1e-13
 MAX_EVALUATIONS = 5000
 
 
@@ -61,20 +63,23 @@ def fit_reml(problem: Problem, restricted: bool = True, with_covariance: bool = 
 
     Raises
     ------
+    DataError
+        A response that the random effects explain exactly.
     FitError
         The optimiser gives up.
     """
     system = mixed_system(problem, with_logdet=True)
-    x = problem.x[:, orthonormal_basis(problem.x)[1]]
-    return [_fit_one(problem, system, x, j, restricted, with_covariance) for j in range(problem.t)]
+    return [_fit_one(problem, system, j, restricted, with_covariance) for j in range(problem.t)]
 
 
-def _fit_one(
-    problem: Problem, system: MixedSystem, x: np.ndarray, j: int, restricted: bool, with_covariance: bool
-) -> RemlFit:
-    n, p = x.shape
+def _fit_one(problem: Problem, system: MixedSystem, j: int, restricted: bool, with_covariance: bool) -> RemlFit:
+    n, p = problem.n, problem.m
     nu = n - p if restricted else n
-    right = np.column_stack([x, problem.y[:, j]])
+    # The likelihoods of y and of its least-squares residual are equal; those of a large mean have no digits left.
+    # Projected by itself, so that a trait has the same bits whatever traits are beside it.
+    right = np.column_stack([problem.basis, project(problem.basis, problem.y[:, [j]])])
+    of_triangle = 2 * float(np.log(np.abs(np.diag(problem.triangle))).sum())
+    size = float(right[:, p] @ right[:, p])
     count = 0
 
     def parts(relative: list[np.ndarray]) -> tuple[float, float, float]:
@@ -84,18 +89,29 @@ def _fit_one(
         factor = system.factor(relative)
         gram = right.T @ factor.solve(right)
         if p == 0:
-            return factor.logdet, 0.0, float(gram[0, 0])
-        lower = scipy.linalg.cholesky((gram[:p, :p] + gram[:p, :p].T) / 2, lower=True)
-        half = scipy.linalg.solve_triangular(lower, gram[:p, p], lower=True)
-        return factor.logdet, 2 * float(np.log(np.diag(lower)).sum()), float(gram[p, p] - half @ half)
+            of_x, squares = 0.0, float(gram[0, 0])
+        else:
+            try:
+                lower = scipy.linalg.cholesky((gram[:p, :p] + gram[:p, :p].T) / 2, lower=True)
+            except (scipy.linalg.LinAlgError, ValueError):
+                raise _no_residual(problem, j) from None
+            half = scipy.linalg.solve_triangular(lower, gram[:p, p], lower=True)
+            of_x, squares = 2 * float(np.log(np.diag(lower)).sum()), float(gram[p, p] - half @ half)
+        if not squares > NOTHING_LEFT * size:
+            raise _no_residual(problem, j)
+        return factor.logdet, of_x + of_triangle, squares
+
+    # Searched in units that do not know the size of the weights.
+    unit = 1.0 / float(np.sqrt(np.mean(problem.root**2)))
 
     def criterion(theta: np.ndarray) -> float:
-        logdet, of_x, squares = parts(relative_covariances(problem, theta))
+        logdet, of_x, squares = parts(relative_covariances(problem, unit * theta))
         return (
             logdet + (of_x if restricted else 0.0) + nu * (1 + np.log(2 * np.pi * squares / nu)) - problem.log_weights
         )
 
     theta, deviance = _minimise(problem, criterion)
+    theta = unit * theta
     relative = relative_covariances(problem, theta)
     _, _, squares = parts(relative)
     sigma2 = squares / nu
@@ -104,6 +120,15 @@ def _fit_one(
     if with_covariance:
         covariance = _observed_covariance(problem, parts, variances, restricted, n, p)
     return RemlFit(theta, sigma2, variances, -deviance / 2, deviance, covariance, count)
+
+
+def _no_residual(problem: Problem, j: int) -> DataError:
+    terms = shortlist(term.label for term in problem.terms)
+    return DataError(
+        f"response '{problem.traits[j]}' is explained exactly by the fixed effects and {terms}: the likelihood grows "
+        "without end as the residual variance goes to zero. Is the response the same in all records of a level? Then "
+        "keep one record a level, or use method='rehe'."
+    )
 
 
 def theta_starts(problem: Problem) -> tuple[np.ndarray, np.ndarray]:

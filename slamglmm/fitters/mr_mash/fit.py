@@ -13,9 +13,12 @@ import pandas as pd
 from ... import __version__
 from ..._kernels.columns import add_columns
 from ...design import Design
+from ...design.aliasing import leave_out_aliased
+from ...design.magnitudes import refuse_unusable
 from ...design.row_labels import RowLabels
 from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist, warn
 from ...genotypes import Markers, read_markers
+from ...linalg.independent import independent_columns
 from ...linalg.projection import ProjectedMarkers, covariate_effects, project_markers
 from ...linalg.threads import single_threaded_blas
 from ...options import Options, shown
@@ -26,6 +29,8 @@ from .mash import Mash, MashState, constrained, fit, maximise, start
 from .missing import MissingCells
 from .posterior import marker_posteriors
 
+# Responses beyond this size, or below its inverse, have squares that a computer cannot hold.
+LARGEST = 1e140
 # Sweeps with uncorrelated residuals before the second start.
 DIAGONAL_SWEEPS = 20
 RESIDUAL_KINDS = ("full", "diagonal", "spherical", "low_rank")
@@ -71,14 +76,16 @@ def fit_mr_mash(
         given.labels, given.n, "markers", rows=design.rows, repeats=True, by_position=given.by_position
     )
     kept = np.flatnonzero(~np.isnan(Y).all(axis=0))
-    fewest = np.linalg.matrix_rank(design.X.to_numpy()) + 2
+    X = design.X.to_numpy(dtype=np.float64)
+    fewest = np.count_nonzero(independent_columns(X[kept])) + 2
     if len(kept) < fewest:
         raise DataError(f"{len(kept)} row(s) with a response are too few; at least {fewest} are needed.")
+    aliased = leave_out_aliased(X[kept], list(design.X.columns))[1]
     source, at, weights = _storage(given, everyone[kept])
     Z, Y_kept = np.zeros((source.n, design.X.shape[1])), np.zeros((p, source.n))
-    Z[at], Y_kept[:, at] = design.X.to_numpy(dtype=np.float64)[kept], Y[:, kept]
+    Z[at], Y_kept[:, at] = X[kept], Y[:, kept]
     notes = [*design.notes, *([] if matched is None else [matched])]
-    notes.append(f"markers held as {source.kind}, {source.nbytes / 2**20:.1f} MiB")
+    notes += [f"markers held as {source.kind}, {source.nbytes / 2**20:.1f} MiB", *aliased]
     if len(kept) < Y.shape[1]:
         notes.append(f"{Y.shape[1] - len(kept)} row(s) without any response are predicted, not fitted")
     with single_threaded_blas():
@@ -88,11 +95,8 @@ def fit_mr_mash(
         if not len(projected.order):
             raise DataError(f"none of the {source.m} markers varies once the covariates are accounted for.")
         _report_constant(projected, source)
+        refuse_unusable(Y_kept[:, at].T, remainders(projected.basis.Q, Y_kept)[:, at].T, design.traits, LARGEST)
         effect, error, residual = univariate(projected, Y_kept)
-        left = np.nansum(residual**2, axis=1)
-        flat = np.flatnonzero(left <= 1e-14 * np.nansum(Y_kept**2, axis=1))
-        if len(flat):
-            raise DataError(f"response {str(design.traits[flat[0]])!r} is explained exactly by the covariates.")
         prior = _prior(covariances, grid, null, design.traits, effect, error)
         kind, sigma, q = _residual(residual_cov, rank, residual[:, at], design.traits)
         missing = MissingCells.of(Y_kept)
@@ -104,6 +108,7 @@ def fit_mr_mash(
         effects = projected.fitted(np.ascontiguousarray(scaled.T))
         b = design.X.shape[1]
         covariates, covariates_sd = _covariates(projected, state.complete - effects, state.sigma, posterior.sd, b)
+        notes += _hold_at_own_rows(X, Y, design, covariates, covariates_sd)
         means = source.means(used)
         from_all = np.zeros((p, given.n))
         add_columns(given.columns(fill=means), np.ascontiguousarray(scaled.T), np.empty(0), from_all)
@@ -111,7 +116,7 @@ def fit_mr_mash(
         warn(f"mr_mash has not converged in {max_iter} sweeps; raise max_iter or tol.", ConvergenceWarning)
     numbers = {"elbo": state.elbo, "coef": scaled, "coef_sd": posterior.sd, "lfsr": posterior.lfsr}
     refuse_not_finite("mr_mash", {**numbers, "weights": state.weights, "residual_cov": state.sigma})
-    fitted = design.X.to_numpy(dtype=np.float64) @ covariates + from_all[:, everyone].T
+    fitted = X @ np.nan_to_num(covariates) + from_all[:, everyone].T
     imputed = fitted.copy()
     imputed[kept] = state.complete[:, at].T
     if design.offset is not None:
@@ -206,10 +211,7 @@ def univariate(projected: ProjectedMarkers, Y: np.ndarray) -> tuple[np.ndarray, 
     """
     Q = projected.basis.Q
     n, q = np.count_nonzero(projected.weights) if len(projected.weights) else len(Q), projected.basis.rank
-    residual = np.empty_like(Y)
-    for j, y in enumerate(Y):
-        seen = ~np.isnan(y)
-        residual[j] = y - Q @ np.linalg.lstsq(Q[seen], y[seen], rcond=None)[0]
+    residual = remainders(Q, Y)
     filled = np.nan_to_num(residual)
     share = 1.0 - np.isnan(residual).sum(axis=1) / n
     gram = projected.gram[projected.order, None]
@@ -218,6 +220,16 @@ def univariate(projected: ProjectedMarkers, Y: np.ndarray) -> tuple[np.ndarray, 
     freedom = np.maximum(n * share - q - 1.0, 1.0) / share
     error = np.sqrt(np.maximum(rss - gram * effect**2, 1e-8 * rss) / (freedom * gram) / share)
     return effect, error, residual
+
+
+def remainders(Q: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Responses (p, n) less what least squares on the columns of Q explain of their cells that are not missing."""
+    out = np.array(Y)
+    for rest in out:
+        seen = ~np.isnan(rest)
+        for _ in range(2):  # once more, so that a large mean leaves no trace
+            rest -= Q @ np.linalg.lstsq(Q[seen], rest[seen], rcond=None)[0]
+    return out
 
 
 def _prior(
@@ -306,13 +318,45 @@ def _covariates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the effects of the b columns of Z on p responses, shape (b, p)."""
     basis, p = projected.basis, len(target)
-    mean, spread = np.zeros((b, p)), np.full((b, p), np.nan)
+    mean, spread = np.full((b, p), np.nan), np.full((b, p), np.nan)
     mean[basis.kept] = covariate_effects(basis, target, None).T
     inverse = np.linalg.inv(basis.triangle) if basis.rank else np.zeros((0, 0))
     on_markers = projected.projections @ inverse.T * projected.scale[:, None]
     variance = np.outer(np.sum(inverse**2, axis=1), np.diag(sigma)) + (on_markers**2).T @ sd**2
     spread[basis.kept] = np.sqrt(variance)
     return mean, spread
+
+
+def _hold_at_own_rows(
+    X: np.ndarray, Y: np.ndarray, design: Design, covariates: np.ndarray, spread: np.ndarray
+) -> list[str]:
+    """Leave out, in place, effects on a response that the rows where it is known cannot tell; one note for all.
+
+    Such as that of a level none of whose rows has the response. What its other effects say of these rows stays.
+    """
+    held: list[tuple[str, str]] = []
+    patterns: dict[bytes, np.ndarray] = {}
+    for j, y in enumerate(Y):
+        seen = ~np.isnan(y)
+        if seen.tobytes() not in patterns:
+            patterns[seen.tobytes()] = independent_columns(X[seen])
+        own, given = patterns[seen.tobytes()], ~np.isnan(covariates[:, j])
+        lost = given & ~own
+        if not lost.any():
+            continue
+        mean = X[seen][:, given] @ covariates[given, j]
+        covariates[:, j] = np.nan
+        covariates[own, j] = np.linalg.lstsq(X[seen][:, own], mean, rcond=None)[0]
+        spread[~own, j] = np.nan
+        held += [(str(design.X.columns[c]), str(design.traits[j])) for c in np.flatnonzero(lost)]
+    if not held:
+        return []
+    note = (
+        f"{len(held)} fixed effect(s) cannot be told from the rows where a response is known; they are left out, and "
+        f"are NaN (first: '{held[0][0]}' on '{held[0][1]}')"
+    )
+    warn(note, SlamWarning)
+    return [note]
 
 
 def _report_constant(projected: ProjectedMarkers, source: Markers) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from .networks import Network, read_networks, read_pathways
 
 METHODS = ("rehe", "he", "rerehe")
 INNER = ("full", "triangle")
+# Expression beyond this size, or below its inverse, has squared variances that a computer cannot hold.
+LARGEST = 1e70
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,17 @@ class NetgsaOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in {"method": METHODS, "inner": INNER}.items():
-            if getattr(self, name) not in allowed:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
                 raise OptionError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}.")
-        for name in ("sample_ratio", "gene_ratio"):
-            if not 0 < getattr(self, name) <= 1:
-                raise OptionError(f"subsample: {name} must be a share, 0 < {name} <= 1, got {getattr(self, name)}.")
+        for name, given in {"sample_ratio": "samples", "gene_ratio": "genes"}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+                raise OptionError(f"subsample: {given} must be a share, 0 < {given} <= 1, got {value!r}.")
+        if isinstance(self.times, bool) or not isinstance(self.times, int | np.integer) or self.times < 1:
+            raise OptionError(f"subsample: times must be at least 1, a whole number, got {self.times!r}.")
+        seed = self.seed
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0):
+            raise OptionError(f"seed={seed!r}: expected an integer of at least 0, or None.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +98,8 @@ def fit_netgsa(
 ) -> NetgsaResult:
     """Test pathways; see `slamglmm.netgsa` for the arguments."""
     start = time.perf_counter()
+    if not isinstance(directed, bool | None):
+        raise OptionError(f"directed={directed!r}: expected True, False or None.")
     values, genes, samples = _expression(expression)
     notes: list[str] = []
     labels = _groups(groups, samples if isinstance(expression, pd.DataFrame) else None, values.shape, notes)
@@ -98,6 +109,7 @@ def fit_netgsa(
         if any(network.unweighted for network in found):
             notes.append("edges have no weights: a normalised adjacency matrix stands for the partial correlations")
         pathway_names, member = read_pathways(pathways, genes)
+        _refuse_constant(values, genes, labels)
         conditions = []
         for name, network in zip(names, found, strict=True):
             part = values[:, [label == name for label in labels]]
@@ -290,10 +302,10 @@ def _fai_cornelius(contrasts: np.ndarray, covariance: np.ndarray, gradients: np.
 
 def _expression(expression: Any) -> tuple[np.ndarray, list[str], pd.Index]:
     if isinstance(expression, pd.DataFrame):
-        values = expression.to_numpy(dtype=float)
+        values = _numbers(expression)
         genes, samples = [str(g) for g in expression.index], expression.columns
     else:
-        values = np.array(expression, dtype=float)
+        values = _numbers(expression)
         if values.ndim != 2:
             raise DataError(f"expression must be genes x samples, got {values.ndim} dimensions.")
         genes, samples = [f"g{i + 1}" for i in range(len(values))], pd.RangeIndex(values.shape[1])
@@ -309,7 +321,39 @@ def _expression(expression: Any) -> tuple[np.ndarray, list[str], pd.Index]:
     return values, genes, samples
 
 
+def _numbers(expression: Any) -> np.ndarray:
+    found = expression.to_numpy() if isinstance(expression, pd.DataFrame) else np.asarray(expression)
+    if found.dtype.kind in "buifO":
+        try:
+            return np.array(found, dtype=float)
+        except (TypeError, ValueError):
+            pass
+    raise DataError(f"expression must be numbers, genes x samples, got {type(expression).__name__} of {found.dtype}.")
+
+
+def _refuse_constant(values: np.ndarray, genes: Sequence[str], labels: Sequence[Any]) -> None:
+    """Genes that do not vary within any condition, and expression in a unit whose squares overflow or vanish."""
+    spread = np.zeros(len(values))
+    with np.errstate(over="ignore"):
+        for label in dict.fromkeys(labels):
+            spread = np.maximum(spread, np.ptp(values[:, [other == label for other in labels]], axis=1))
+    constant = np.asarray(genes, dtype=object)[spread == 0]
+    if len(constant):
+        raise DataError(
+            f"{len(constant)} of {len(genes)} genes do not vary within any condition: {shortlist(constant)}. "
+            "They would pass for genes without noise; leave them out of expression."
+        )
+    largest = float(spread.max())
+    if not 1 / LARGEST < largest < LARGEST:
+        raise DataError(
+            f"expression varies by {largest:.3g} within conditions, whose powers a computer cannot hold (expected "
+            f"{1 / LARGEST:.0e} to {LARGEST:.0e}). Multiply it by a constant."
+        )
+
+
 def _groups(groups: Any, samples: pd.Index | None, shape: tuple[int, int], notes: list[str]) -> list[Any]:
+    if isinstance(groups, str) or not isinstance(groups, Iterable):
+        raise DataError(f"groups={groups!r}: expected the condition of each sample, a Series or a list.")
     labels = list(groups)
     if len(labels) != shape[1]:
         hint = " Is expression samples x genes? Then pass its transpose." if len(labels) == shape[0] else ""
@@ -342,9 +386,13 @@ def read_options(
     ------
     OptionError
     """
-    if compat not in (None, "netgsa"):
+    if not isinstance(fdr, str):
+        raise OptionError(f"fdr={fdr!r}: not a method of statsmodels' multipletests, such as 'fdr_bh'.")
+    if not isinstance(compat, str | None) or compat not in (None, "netgsa"):
         raise OptionError(f"compat must be None or 'netgsa', got {compat!r}.")
     names = {"samples": "sample_ratio", "genes": "gene_ratio", "times": "times"}
+    if subsample is not None and not isinstance(subsample, Mapping):
+        raise OptionError(f"subsample={subsample!r}: expected a dict such as {{'samples': 0.2, 'times': 50}}.")
     given = dict(subsample or {})
     unknown = [key for key in given if key not in names]
     if unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,13 +186,15 @@ def read_pathways(pathways: Any, genes: Sequence[str]) -> tuple[list[str], np.nd
     Raises
     ------
     DataError
-        A pathway without a measured gene.
+        No pathway, or one without a measured gene.
     """
     position = {gene: i for i, gene in enumerate(genes)}
     if isinstance(pathways, Mapping):
         names = [str(name) for name in pathways]
         member = np.zeros((len(names), len(genes)), dtype=bool)
-        for k, members in enumerate(pathways.values()):
+        for k, (name, members) in enumerate(pathways.items()):
+            if isinstance(members, str) or not isinstance(members, Iterable):
+                raise DataError(f"pathway '{name}' is {members!r}: expected a list of genes.")
             found = [position[str(gene)] for gene in members if str(gene) in position]
             member[k, found] = True
     elif isinstance(pathways, pd.DataFrame):
@@ -201,11 +203,15 @@ def read_pathways(pathways: Any, genes: Sequence[str]) -> tuple[list[str], np.nd
         kept = [j for j, c in enumerate(columns) if c in position]
         member = np.zeros((len(names), len(genes)), dtype=bool)
         member[:, [position[columns[j]] for j in kept]] = pathways.to_numpy()[:, kept] != 0
+    elif pathways is None:
+        names, member = [], np.zeros((0, len(genes)), dtype=bool)
     else:
         member = np.atleast_2d(np.asarray(pathways)) != 0
         if member.shape[1] != len(genes):
             raise DataError(f"pathways have {member.shape[1]} columns, but there are {len(genes)} genes.")
         names = [f"pathway{k + 1}" for k in range(len(member))]
+    if not names:
+        raise DataError("there are no pathways; give pathways={name: [genes, ...]}, at least one.")
     empty = [name for name, row in zip(names, member, strict=True) if not row.any()]
     if empty:
         raise DataError(

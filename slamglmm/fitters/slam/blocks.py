@@ -31,6 +31,8 @@ from .state import SUMMED_TOGETHER, State
 Watch: TypeAlias = Callable[[Problem, LinkedTraits, slice, np.ndarray, np.ndarray, Parameters], None]
 # Rows that must share a precision on average before it pays to factor it once for all of them.
 ROWS_PER_PATTERN = 8
+# Relative to that of the data: a prior that holds at zero what the data of a trait cannot tell.
+HELD_PRECISION = 1e12
 # Rays tried in one update of the shares; all of them cost as much as the rest of an iteration.
 RAYS_TRIED = 5
 
@@ -122,15 +124,19 @@ def draw_loadings(
     prior_prec = np.empty((len(g), m))
     # The column of an effect that these rows cannot estimate is zeroed: any precision will do.
     prior_prec[:, :b] = np.where(group.estimable, state.effect_scales.trait_prec(problem.covariates, block), 1.0)
+    held = group.held[block.start - group.traits.start : block.stop - group.traits.start]
+    if held.any():
+        sizes = np.einsum("sbb->sb", shared.grams[:, :b, :b]).max(axis=0)
+        prior_prec[:, :b] = np.where(held, HELD_PRECISION * (1.0 + sizes), prior_prec[:, :b])
     np.multiply(state.scales.local[block], state.scales.row, out=prior_prec[:, b:])
-    dof = cov.n - float(np.count_nonzero(group.estimable & problem.covariates.flat))
+    dof = cov.n - np.count_nonzero(group.estimable & problem.covariates.flat & ~held, axis=1).astype(float)
     grams, which, own = shared.grams, shared.position[g], list[CisPart]()
     if problem.cis.n:
         own = integrate_out_of_block(problem.cis, group, block, g, shared.common, shared.by_basis, y, coordinates)
     if own:
         grams, which = take_out(own, grams, which, rhs, yy)
     draw_coefficients(problem, grams, which, dof, state, block, prior_prec, rhs, yy, rng)
-    state.coef[block, :b][:, ~group.estimable] = 0.0
+    state.coef[block, :b][~group.estimable | held] = 0.0
     coef = state.coef[block]
     fixed_residual = y - coef[:, :b] @ shared.common[:b]
     if own:
@@ -260,7 +266,7 @@ def _draw_by_site(
     scales = state.scales
     assert scales.included is not None
     assert scales.inclusion is not None
-    own_prec = state.effect_scales.local_trait is not None
+    own_prec = state.effect_scales.local_trait is not None or bool(np.ptp(prior_prec[:, :b], axis=0).any())
     # Traits that share everything but their loadings.
     _, first, kind = np.unique(np.arange(len(tau)) if own_prec else which, return_index=True, return_inverse=True)
     grams = grams[which[first]]

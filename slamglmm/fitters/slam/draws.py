@@ -111,11 +111,12 @@ class Snapshot:
         return values
 
     def B(self) -> np.ndarray:
-        """Fixed effects, shape (b, p)."""
+        """Fixed effects, shape (b, p); NaN where the data of a trait cannot tell one."""
         problem = self.problem
         natural = self._user_order(self.state.coef[:, : problem.b].T) * problem.scale + problem.base_coef.T
         if problem.cis.n:
-            natural += np.outer(problem.center_coef, problem.cis.at_zero(self.state.cis, problem.scale))
+            natural += problem.center_coefs * problem.cis.at_zero(self.state.cis, problem.scale)
+        natural[~problem.estimable] = np.nan
         return natural
 
     def cis(self) -> np.ndarray:
@@ -483,11 +484,11 @@ class RunningMeans:
         return out.T
 
     def fixed_effects(self, problem: Problem) -> np.ndarray:
-        """Posterior mean of the fixed effects, shape (b, p), on the scale of the data."""
+        """Posterior mean of the fixed effects, shape (b, p), on the scale of the data; zero where one is left out."""
         natural = self._to_user(problem, self.coef / max(self.n, 1)).T + problem.base_coef.T
         if problem.cis.n:
-            natural += np.outer(problem.center_coef, problem.cis.at_zero(self.cis / max(self.n, 1), problem.scale))
-        return natural
+            natural += problem.center_coefs * problem.cis.at_zero(self.cis / max(self.n, 1), problem.scale)
+        return natural * problem.estimable
 
     def cis_effects(self, problem: Problem) -> np.ndarray:
         """Posterior mean of the effects of one unit of the covariates of single traits, shape (E,)."""

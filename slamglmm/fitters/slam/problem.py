@@ -13,11 +13,14 @@ import pandas as pd
 import scipy.sparse as sp
 
 from ...design import Design
+from ...design.aliasing import leave_out_aliased
 from ...design.cis import CisColumns
+from ...design.magnitudes import refuse_huge_columns
 from ...errors import DataError, OptionError, ScaleWarning, SlamWarning, shortlist, warn
 from ...linalg.covariances import Covariances, JointBasis, find_joint_basis
 from ...linalg.families import RandomEffect
 from ...linalg.fixed_part import FixedPart
+from ...linalg.independent import independent_columns
 from ...linalg.rotation import Rotation
 from ...linalg.threads import BLOCK, blocks, single_threaded_blas
 from ...links import LINKS, DataScale, Identity, Likelihood, LinkChoice, LinkedColumns, Measurements, assign_links
@@ -102,7 +105,9 @@ class TraitGroup:
     cov : Covariances
         Of these rows.
     estimable : ndarray of bool, shape (b,)
-        Fixed-effect columns that these rows can tell apart; the others are held at zero.
+        Fixed-effect columns that these rows can tell apart; the others are left out: zero in the chain.
+    held : ndarray of bool, shape (traits, b)
+        Columns that these rows can tell apart, but not those of them where the trait has data; left out likewise.
     imputed : ndarray of bool, shape (traits, n_s)
         Cells to draw.
     blocks : tuple of slice
@@ -113,6 +118,7 @@ class TraitGroup:
     traits: slice
     cov: Covariances
     estimable: np.ndarray
+    held: np.ndarray
     imputed: np.ndarray
     blocks: tuple[slice, ...]
 
@@ -195,6 +201,8 @@ class Problem:
         Standard deviation of what all fixed effects leave.
     center_coef : ndarray, shape (b,)
         Coefficients with ``X center_coef = 1`` (zeros when the columns of X do not span the constant).
+    center_coefs : ndarray, shape (b, p)
+        The same for each trait, of the effects that its data can tell, user's order.
     active : ndarray of int
         Rows of the design with any data.
     n_rows : int
@@ -232,6 +240,7 @@ class Problem:
     base_coef: np.ndarray
     scale: np.ndarray
     center_coef: np.ndarray
+    center_coefs: np.ndarray
     active: np.ndarray
     n_rows: int
     components: tuple[Component, ...]
@@ -310,6 +319,14 @@ class Problem:
         return tuple(variables)
 
     @cached_property
+    def estimable(self) -> np.ndarray:
+        """Fixed effects that the data of a trait can tell apart, user's order of traits, shape (b, p)."""
+        out = np.empty((self.b, self.p), dtype=bool)
+        for group in self.groups:
+            out[:, self.order[group.traits]] = (group.estimable & ~group.held).T
+        return out
+
+    @cached_property
     def basis(self) -> np.ndarray:
         """`rotation` as a matrix, shape (n, n): a row's unit vector in the sampler's coordinates is its row."""
         return self.rotation.forward(np.eye(self.n))
@@ -345,7 +362,7 @@ def build_problem(
     Raises
     ------
     DataError
-        No responses or responses that a link refuses, a constant trait, collinear fixed effects, a group with one
+        No responses or responses that a link refuses, a constant trait, huge fixed-effect columns, a group with one
         level, a random term that cannot be told from the residual; `cis` of unknown traits or of constant columns.
     OptionError
         ``n_factors``, ``h2_grid``, ``missing_memory`` or ``link`` out of range.
@@ -358,6 +375,7 @@ def build_problem(
             f"h2_grid={shown(h2_grid)}: expected an integer of at least 2, the number of steps from 0 to 1."
         )
     notes: list[str] = []
+    refuse_huge_columns(design.X.to_numpy(dtype=float), list(design.X.columns))
     latent, values = _lay_out_traits(design, link, priors.fixef_prior, cis)
     if latent.silent:
         notes.append(
@@ -396,10 +414,15 @@ def build_problem(
     x_factor, factor_columns = _factor_columns(factor_design, design, active, notes)
     covariates = lay_out_covariates(x, columns, x_factor, factor_columns, priors.fixef_prior)
     flat = covariates.flat
-    _check_collinear(x[flat], [name for name, yes in zip(columns, flat, strict=True) if yes])
+    independent, aliased = leave_out_aliased(x[flat].T, [name for name, yes in zip(columns, flat, strict=True) if yes])
+    notes += aliased
+    in_use = flat.copy()
+    in_use[flat] = independent
     components = _components(design, active)
-    base_coef, scale, center_coef = np.zeros((p, len(x))), latent.scale, _constant_coefficients(x, flat)
+    told, center_coef = _told(x, in_use, latent.informative), _constant_coefficients(x, in_use)
+    base_coef, scale = np.zeros((p, len(x))), latent.scale
     base_coef[:, flat] = latent.base_coef
+    base_coef = _by_told_effects(base_coef, x, told & in_use, latent.informative)
     centred = center_coef is not None
     if center_coef is None:
         center_coef = np.zeros(len(x))
@@ -456,7 +479,8 @@ def build_problem(
                     rows,
                     members,
                     cov.without_outer() if on_all_rows else cov,
-                    _estimable_of(x[:, rows], flat),
+                    estimable := _estimable_of(x[:, rows], flat),
+                    estimable & ~told[traits],
                     ~observed[np.ix_(traits, rows)],
                     tuple(slice(start + s.start, start + s.stop) for s in blocks(len(traits), trait_block)),
                 )
@@ -472,7 +496,7 @@ def build_problem(
             )
         if components:
             notes.append(_describe_bases(joint, factor_cov))
-        notes += _describe_groups(groups, factor_cov, list(design.X.columns), latent, order, scattered)
+        notes += _describe_groups(groups, factor_cov, columns, latent, order, scattered, in_use | ~flat)
         membership = np.zeros((n, len(groups)), dtype=bool)
         for s, group in enumerate(groups):
             membership[group.rows, s] = True
@@ -506,6 +530,7 @@ def build_problem(
             base_coef=base_coef,
             scale=scale,
             center_coef=center_coef,
+            center_coefs=_by_told_effects(np.tile(center_coef, (p, 1)), x, told & in_use, latent.informative).T,
             active=active,
             n_rows=design.n,
             components=components,
@@ -641,6 +666,9 @@ class LatentTraits:
     order : ndarray of int, shape (p,)
         User's position of each trait in the order of the links.
     known : ndarray of bool, shape (p, n)
+        Cells whose latent value is the data.
+    informative : ndarray of bool, shape (p, n)
+        Cells of which the data say something.
     base_coef : ndarray, shape (p, flat columns)
     scale : ndarray, shape (p,)
     active : ndarray of int
@@ -654,6 +682,7 @@ class LatentTraits:
     traits: tuple[str, ...]
     order: np.ndarray
     known: np.ndarray
+    informative: np.ndarray
     base_coef: np.ndarray
     scale: np.ndarray
     active: np.ndarray
@@ -729,6 +758,7 @@ def _lay_out_traits(
         tuple(traits),
         order,
         gather("known"),
+        gather("informative"),
         gather("base_coef"),
         gather("scale"),
         active,
@@ -815,45 +845,48 @@ def _stays_invertible(joint: JointBasis) -> bool:
     return bool(np.all(values.min(axis=1) >= MIN_RELATIVE_EIGENVALUE * values.mean(axis=1)))
 
 
-def _check_collinear(x: np.ndarray, names: list[str]) -> None:
-    norms = np.linalg.norm(x, axis=1)
-    for i in range(len(x)):
-        if norms[i] == 0:
-            raise DataError(f"fixed-effect column '{names[i]}' is zero in every row with data. Leave it out.")
-    estimable = _estimable(x)
-    if estimable.all():
-        return
-    bad = int(np.flatnonzero(~estimable)[0])
-    before = [i for i in range(bad) if estimable[i]]
-    weights, *_ = np.linalg.lstsq(x[before].T, x[bad], rcond=None)
-    partners = [names[i] for i, w in zip(before, weights, strict=True) if abs(w) * norms[i] > 1e-6 * norms[bad]]
-    raise DataError(
-        f"fixed effects are collinear: '{names[bad]}' is a combination of {shortlist(partners)}. "
-        "Their effects cannot be told apart; leave one out."
-    )
-
-
-def _estimable(x: np.ndarray) -> np.ndarray:
-    """Columns (rows of ``x``) that are not combinations of earlier ones, shape (b,)."""
-    kept: list[np.ndarray] = []
-    estimable = np.zeros(len(x), dtype=bool)
-    for i, column in enumerate(x):
-        rest = column.copy()
-        for _ in range(2):  # once more against rounding
-            for q in kept:
-                rest -= (q @ rest) * q
-        norm = np.linalg.norm(rest)
-        if norm > 1e-9 * np.linalg.norm(column) and norm > 0:
-            estimable[i] = True
-            kept.append(rest / norm)
-    return estimable
-
-
 def _estimable_of(x: np.ndarray, flat: np.ndarray) -> np.ndarray:
-    """Columns that are shrunk, or not combinations of earlier flat ones."""
+    """Columns (rows of ``x``) that are shrunk, or not combinations of earlier flat ones."""
     estimable = np.ones(len(x), dtype=bool)
-    estimable[flat] = _estimable(x[flat])
+    estimable[flat] = independent_columns(x[flat].T)
     return estimable
+
+
+def _told(x: np.ndarray, flat: np.ndarray, informative: np.ndarray) -> np.ndarray:
+    """Columns that the rows with data of each trait can tell apart, shape (p, b)."""
+    if informative.all():
+        return np.tile(_estimable_of(x, flat), (len(informative), 1))
+    patterns, which = np.unique(informative, axis=0, return_inverse=True)
+    told = np.ones((len(patterns), len(x)), dtype=bool)
+    for i in np.flatnonzero(~_far_from_collinear(x[flat], patterns)):
+        told[i] = _estimable_of(x[:, patterns[i]], flat)
+    return told[which.ravel()]
+
+
+def _by_told_effects(coef: np.ndarray, x: np.ndarray, told: np.ndarray, informative: np.ndarray) -> np.ndarray:
+    """Coefficients (p, b) that say the same of the rows with data of each trait, by columns that these can tell."""
+    out = coef.copy()
+    for j in np.flatnonzero(((coef != 0) & ~told).any(axis=1)):
+        rows = x[:, informative[j]]
+        out[j] = 0.0
+        out[j, told[j]] = np.linalg.lstsq(rows[told[j]].T, coef[j] @ rows, rcond=None)[0]
+    return out
+
+
+def _far_from_collinear(x: np.ndarray, patterns: np.ndarray) -> np.ndarray:
+    """Sets of rows (patterns × n) on which the columns are so far from collinear that their correlations show it.
+
+    A look at all sets at a time, because thousands of traits may each lack cells of their own.
+    """
+    b = len(x)
+    grams = np.empty((len(patterns), b, b))
+    for i, column in enumerate(x):
+        grams[:, i] = patterns @ (column * x).T
+    sizes = np.sqrt(np.einsum("sbb->sb", grams))
+    told = (sizes > 0).all(axis=1)
+    grams[told] /= sizes[told, :, None] * sizes[told, None, :]
+    told[told] = np.linalg.eigvalsh(grams[told]).min(axis=1, initial=1.0) > 1e-4
+    return told
 
 
 def factor_columns(factor_design: Design, notes: list[str]) -> list[str]:
@@ -925,6 +958,7 @@ def _describe_groups(
     latent: LatentTraits,
     order: np.ndarray,
     scattered: bool,
+    independent: np.ndarray,
 ) -> list[str]:
     lines = []
     n_imputed = sum(int(group.imputed.sum()) for group in groups)
@@ -941,16 +975,16 @@ def _describe_groups(
             f"{n_imputed} cell(s) inside them are drawn, the others are integrated out"
         )
     aliased = [
-        (j, c)
+        (group.traits.start + j, c)
         for group in groups
-        for j in range(group.traits.start, group.traits.stop)
-        for c in np.flatnonzero(~group.estimable)
+        for j, held in enumerate(group.held)
+        for c in np.flatnonzero((~group.estimable | held) & independent)
     ]
     if aliased:
         j, c = aliased[0]
         lines.append(
-            f"{len(aliased)} fixed effect(s) cannot be estimated from a trait's own rows and are held at zero "
-            f"(first: '{columns[c]}' on '{latent.traits[order[j]]}')"
+            f"{len(aliased)} fixed effect(s) cannot be told from the rows where a trait has data; they are left out, "
+            f"and are NaN (first: '{columns[c]}' on '{latent.traits[order[j]]}')"
         )
         warn(lines[-1], SlamWarning)
     return lines

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from ..._kernels.columns import Columns
 from ...design import Design
 from ...errors import DataError, OptionError, shortlist
 from ...genotypes import Markers
+from ...linalg.independent import independent_columns
+from ...linalg.projection import covariate_basis
 from ...linalg.rotation import symmetric_eigen
 
 # Rotated markers larger than this many bytes in memory are refused unless they go to a file.
@@ -72,6 +74,8 @@ class RegressionData:
     polygenic : Polygenic or None
     given_offset : ndarray, length n, or None
         Of the linear predictor (binomial family; otherwise y is without it).
+    ones : ndarray, length n, or None
+        What a column of ones became by the rotation.
     """
 
     markers: Markers
@@ -86,6 +90,7 @@ class RegressionData:
     constant: float
     polygenic: Polygenic | None
     given_offset: np.ndarray | None = None
+    ones: np.ndarray | None = None
 
     @property
     def offset(self) -> np.ndarray:
@@ -145,7 +150,7 @@ def regression_data(
     seen = np.flatnonzero(~np.isnan(y))
     y, Z = y[seen].copy(), design.X.to_numpy(dtype=np.float64)[seen]
     n, b = Z.shape
-    if n < np.linalg.matrix_rank(Z) + 2:
+    if n < np.count_nonzero(independent_columns(Z)) + 2:
         raise DataError(
             f"{n} row(s) with a response are too few for {b} covariate(s) and markers; at least {b + 2} are needed."
         )
@@ -252,7 +257,11 @@ def _rotated(
     kernel = covariance @ loads.T
     values, U = symmetric_eigen(np.asarray(kernel.todense() if hasattr(kernel, "todense") else kernel))
     y_rotated, Z_rotated = U.T @ (root * y), U.T @ (root[:, None] * Z)
-    share = reml_share(values, y_rotated, Z_rotated)
+    ones = U.T @ root
+    # Least squares first: with a large mean or trend the likelihood would have no digits left.
+    Q = covariate_basis(Z_rotated, constant=ones).Q
+    rest = y_rotated - Q @ (Q.T @ y_rotated)
+    share = reml_share(values, rest - Q @ (Q.T @ rest), Q)
     d = share * values + 1.0 - share
     shrink = 1.0 / np.sqrt(d)
     basis = (U * shrink).T * root
@@ -271,7 +280,7 @@ def _rotated(
     markers = Markers("float32", n, m, given.names, None, rotated)
     return RegressionData(
         markers, picked, markers.columns(), shrink * y_rotated, shrink[:, None] * Z_rotated, None, n, given,
-        everyone, constant, polygenic,
+        everyone, constant, polygenic, ones=shrink * ones,
     )  # fmt: skip
 
 
@@ -304,9 +313,23 @@ def reml_share(values: np.ndarray, y: np.ndarray, Z: np.ndarray) -> float:
         rss = float(y @ (y / d) - cross @ np.linalg.solve(gram, cross)) if q else float(y @ (y / d))
         return float(np.log(d).sum() + np.linalg.slogdet(gram)[1] + (n - q) * np.log(max(rss, 1e-300)))
 
+    def slope(h: float) -> float:
+        """Derivative of the criterion, whose zero has more digits than the minimum of the criterion."""
+        d, by_h = h * values + 1.0 - h, values - 1.0
+        weighted = Z / d[:, None]
+        solved, of_gram = y / d, 0.0
+        if q:
+            gram = weighted.T @ Z
+            solved = solved - weighted @ np.linalg.solve(gram, weighted.T @ y)
+            of_gram = float(np.trace(np.linalg.solve(gram, (weighted * by_h[:, None]).T @ weighted)))
+        squares = max(float(y @ solved), 1e-300)
+        return float(np.sum(by_h / d)) - of_gram - (n - q) * float(solved @ (by_h * solved)) / squares
+
     points = np.concatenate(([0.0], np.linspace(0.02, 0.98, 25), [0.999]))
     heights = [criterion(h) for h in points]
     best = int(np.argmin(heights))
     low, high = points[max(best - 1, 0)], points[min(best + 1, len(points) - 1)]
+    if slope(low) < 0.0 < slope(high):
+        return float(brentq(slope, low, high, xtol=1e-13))
     found = minimize_scalar(criterion, bounds=(low, high), method="bounded", options={"xatol": 1e-8})
     return float(found.x) if found.fun < heights[best] else float(points[best])

@@ -16,6 +16,8 @@ from scipy.special import expit, softmax
 from ... import __version__
 from ..._kernels.columns import add_columns
 from ...design import Design
+from ...design.aliasing import leave_out_aliased
+from ...design.magnitudes import refuse_unusable
 from ...design.row_labels import RowLabels
 from ...errors import ConvergenceWarning, DataError, OptionError, SlamWarning, shortlist, warn
 from ...genotypes import Markers, read_markers
@@ -35,6 +37,8 @@ STARTS = (2.0, 20.0, 200.0)
 START_PVE = 0.5
 # Points of the grid, evenly spaced in log odds from one causal marker to a tenth of them.
 GRID_POINTS = 20
+# Responses beyond this size, or below its inverse, have squares that a computer cannot hold.
+LARGEST = 1e140
 # Below this many genotypes a second thread costs more than it brings.
 THREADS_PAY = 20_000_000
 
@@ -86,6 +90,8 @@ def fit_sparse_lmm(
         fits = Parallel(n_jobs if len(traits) > 1 else 1, require="sharedmem")(
             delayed(one)(j) for j in range(len(traits))
         )
+    aliased = _aliased(design)
+    fits = [replace(fit, notes=(*fit.notes, *aliased[_pattern(design, j)])) for j, fit in enumerate(fits)]
     unfinished = [trait for trait, fit in zip(traits, fits, strict=True) if not fit.converged]
     if unfinished:
         which = f" for {shortlist(unfinished)}" if len(traits) > 1 else ""
@@ -97,8 +103,8 @@ def fit_sparse_lmm(
         options=options,
         version=__version__,
         seconds=time.perf_counter() - begun,
-        # those that all responses have in common
-        notes=fits[0].notes[: len(design.notes) + 1],
+        # those that all responses have in common, and those of collinear covariates
+        notes=(*fits[0].notes[: len(design.notes) + 1], *(note for notes in aliased.values() for note in notes)),
         fits=dict(zip(traits, fits, strict=True)),
     )
 
@@ -122,6 +128,19 @@ def _pattern(design: Design, j: int) -> bytes:
     return design.Y.iloc[:, j].notna().to_numpy().tobytes()
 
 
+def _aliased(design: Design) -> dict[bytes, list[str]]:
+    """Notes on collinear covariates, for each pattern of missing responses."""
+    assert design.Y is not None
+    X, out = design.X.to_numpy(dtype=np.float64), dict[bytes, list[str]]()
+    for j, trait in enumerate(design.traits):
+        pattern = _pattern(design, j)
+        if pattern not in out:
+            where = "" if design.Y.shape[1] == 1 else f"response '{trait}': "
+            seen = design.Y.iloc[:, j].notna().to_numpy()
+            out[pattern] = leave_out_aliased(X[seen], list(design.X.columns), where)[1]
+    return out
+
+
 def _shared(design: Design, source: Markers, everyone: np.ndarray, options: Mapping[str, Any]) -> dict[bytes, Shared]:
     """Markers lined up and projected once for each pattern of missing responses that comes twice."""
     from joblib import effective_n_jobs
@@ -140,7 +159,7 @@ def _shared(design: Design, source: Markers, everyone: np.ndarray, options: Mapp
 
 
 def _project(data: RegressionData, options: Mapping[str, Any], pool: BlockPool) -> ProjectedMarkers:
-    projected = project_markers(data.columns, data.Z, data.weights, options["standardize"], pool)
+    projected = project_markers(data.columns, data.Z, data.weights, options["standardize"], pool, data.ones)
     _report_constant(projected, data.source)
     return projected
 
@@ -172,7 +191,7 @@ def _fit_trait(
             estimate, projected, starts, grid = _binomial(data, offset, options, pool)
         else:
             projected = _project(data, options, pool) if shared is None else shared.projected
-            estimate, starts, grid = _gaussian(data, projected, offset, options, pool)
+            estimate, starts, grid = _gaussian(data, projected, offset, options, pool, str(design.traits[0]))
     notes = (*design.notes, *_notes(data, starts))
     return _result(design, data, projected, estimate, offset, starts, grid, options, notes, time.perf_counter() - begun)
 
@@ -239,6 +258,7 @@ def _gaussian(
     offset: np.ndarray,
     options: Mapping[str, Any],
     pool: BlockPool,
+    trait: str,
 ) -> tuple[Estimate, pd.DataFrame, pd.DataFrame | None]:
     m = len(projected.order)
     if m == 0:
@@ -247,9 +267,10 @@ def _gaussian(
     learn = {name for name, key in (("v", "residual_var"), ("a", "prior_var"), ("pi", "pi")) if options[key] == "em"}
     constant = data.constant - 0.5 * projected.basis.logdet
     model = SpikeSlab(projected, offset, n_eff, constant, frozenset(learn))
-    rss = float(projected.inner(projected.project(data.y[None]))[0, 0])
-    if rss <= 1e-14 * float(np.sum(data.y**2)):
-        raise DataError("the covariates explain the response exactly; nothing is left for the markers.")
+    residual = projected.project(data.y[None])
+    whole = data.y if data.weights is None else data.y * data.weights  # as the residual is
+    refuse_unusable(whole[:, None], residual.T, [trait], LARGEST, data.weights is not None)
+    rss = float(projected.inner(residual)[0, 0])
     v = (1.0 - START_PVE) * rss / data.n_obs if options["residual_var"] == "em" else float(options["residual_var"])
     mean_square = float(projected.gram.sum()) / (m * data.n_obs)
 
@@ -472,10 +493,10 @@ def _result(
     means = data.source.means(data.used)
     effects = np.zeros((1, data.given.n))
     add_columns(data.given.columns(fill=means), scaled[None], np.empty(0), effects)
-    fitted = design.X.to_numpy(dtype=np.float64) @ covariates + effects[0, data.everyone]
+    fitted = design.X.to_numpy(dtype=np.float64) @ np.nan_to_num(covariates) + effects[0, data.everyone]
     random = None
     if data.polygenic is not None:
-        values = data.polygenic.back @ (target - data.Z @ covariates)
+        values = data.polygenic.back @ (target - data.Z @ np.nan_to_num(covariates))
         random = pd.Series(values, index=data.polygenic.levels, name=data.polygenic.label)
         fitted += values[design.terms[0].codes]
     if design.offset is not None:
@@ -512,7 +533,7 @@ def _covariates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mean and standard deviation of the effects of the b columns of Z; eq. VB-6."""
     basis = projected.basis
-    mean, sd = np.zeros(b), np.full(b, np.nan)
+    mean, sd = np.full(b, np.nan), np.full(b, np.nan)
     mean[basis.kept] = covariate_effects(basis, target[None], projected.root_weights)[0]
     inverse = np.linalg.inv(basis.triangle) if basis.rank else np.zeros((0, 0))
     on_markers = projected.projections @ inverse.T * projected.scale[:, None]
