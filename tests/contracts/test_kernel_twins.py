@@ -167,7 +167,11 @@ def test_an_instruction_set_that_is_not_there_is_refused():
 def test_widths_with_fused_multiply_add_agree_to_the_bit(systems, size):
     """Eight lanes and four give the same draws, so that a chain does not depend on which of them it ran on."""
     rng = np.random.default_rng([systems, size])
-    regressions, rows, order = random_regressions(rng, systems, size), random_rows(rng, systems, size), np.arange(systems)
+    regressions, rows, order = (
+        random_regressions(rng, systems, size),
+        random_rows(rng, systems, size),
+        np.arange(systems),
+    )
     results = []
     for level in ("avx2", "avx512"):
         gaussian.simd(level)

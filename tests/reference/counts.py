@@ -50,7 +50,7 @@ def draw_log_concave(cumulant, y, sizes, offset, mean, prec, pending, u, e, eta)
 
 
 def propose(cumulant, y, size, m, omega, u):
-    """Proposal from the envelope at `u`, and the exponential from which it is accepted: envelope minus density, logs."""
+    """Proposal from the envelope at `u`, and the exponential from which it is accepted: log envelope minus density."""
 
     def log_density(t):
         return y * t - cumulant(t, size)[0] - omega * (t - m) ** 2 / 2
