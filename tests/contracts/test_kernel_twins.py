@@ -181,7 +181,14 @@ def test_widths_with_fused_multiply_add_agree_to_the_bit(systems, size):
         assert np.array_equal(narrow, wide)
 
 
-BROKEN = {"negative": (1, 1, -1.0), "zero": (1, 1, 0.0), "nan": (1, 1, np.nan), "nan beside": (2, 0, np.nan)}
+BROKEN = {
+    "negative": (1, 1, -1.0),
+    "zero": (1, 1, 0.0),
+    "zero, the last": (2, 2, 0.0),  # nothing comes after it that would turn NaN
+    "nan": (1, 1, np.nan),
+    "nan, the last": (2, 2, np.nan),
+    "nan beside the diagonal": (2, 0, np.nan),
+}
 
 
 @pytest.mark.parametrize("entry", BROKEN)
