@@ -21,6 +21,8 @@ DIRECTIVES = {
 }
 # -g0: debug symbols multiply a module's size by five. No -march=native: one wheel serves every machine.
 FLAGS = ["-O2" if CHECKED else "-O3", "-g0", "-fno-math-errno"]
+# kinship promises the same bits from every instruction set: compilers fuse a product and a sum wherever they may.
+OWN_FLAGS = {"slamglmm._kernels.kinship": ["-ffp-contract=off"]}
 
 
 class build_ext(_build_ext):
@@ -49,5 +51,5 @@ class build_ext(_build_ext):
     def build_extension(self, ext) -> None:  # type: ignore[no-untyped-def]
         """Compile one kernel; MSVC knows none of the GCC flags."""
         if self.compiler.compiler_type != "msvc":
-            ext.extra_compile_args = [*ext.extra_compile_args, *FLAGS]
+            ext.extra_compile_args = [*ext.extra_compile_args, *FLAGS, *OWN_FLAGS.get(ext.name, [])]
         super().build_extension(ext)

@@ -2,8 +2,8 @@
 
 Each system is ``C x = r`` with C symmetric positive definite. With ``C = L L'`` a draw from
 ``N(C^-1 r, C^-1 / tau)`` is ``L'^-1 (L^-1 r + z / sqrt(tau))`` for standard normal ``z``.
-Systems go through the factorisation side by side, one in each SIMD lane (lanes.h); without GCC's vectors, or with
-``lanes=False``, one after the other through LAPACK. Symmetric matrices are read as stored, so C and Fortran order agree.
+Systems go through the factorisation side by side, one in each SIMD lane (lanes.h); without GCC's vectors one after the
+other through LAPACK. Symmetric matrices are read as stored, so C and Fortran order agree.
 """
 
 from libc.math cimport sqrt
@@ -13,7 +13,9 @@ from slamglmm._kernels._blas cimport dpotrf, dtrsv
 
 
 cdef extern from "lanes.h" nogil:
-    int has_lanes
+    enum: LANES_LAPACK, MOST_LANES
+    int lanes_in_use
+    int lanes_best()
     Py_ssize_t regressions(
         const double* grams, const Py_ssize_t* which, const Py_ssize_t* order, const double* prior_prec, const double* rhs,
         const double* yy, const double* z, const double* gamma, double rate, double* work, double* coef, double* tau,
@@ -23,9 +25,33 @@ cdef extern from "lanes.h" nogil:
         Py_ssize_t n, Py_ssize_t k)
 
 
+SIMD = ("lapack", "generic", "avx2", "avx512")
+
+
+def simd(str level=None):
+    """Instruction set in use by `draw_regressions` and `draw_rows`; with an argument, choose a lower one.
+
+    "avx512" takes eight systems at a time, "avx2" and "generic" four, "lapack" one. For tests and benches.
+    """
+    global lanes_in_use
+    if level is not None:
+        if level not in SIMD or SIMD.index(level) > lanes_best():
+            raise ValueError(f"this processor has {', '.join(SIMD[:lanes_best() + 1])}, not {level!r}.")
+        lanes_in_use = SIMD.index(level)
+    return SIMD[lanes_in_use]
+
+
+simd(SIMD[lanes_best()])
+
+
 cdef int factor(double* c, int m) noexcept nogil:
-    cdef int info = 0
+    """Cholesky factor in place; not zero where the matrix is not positive definite or holds NaN."""
+    cdef int info = 0, a
     dpotrf("L", &m, c, &m, &info)
+    # Some builds of LAPACK go on from a pivot that is NaN.
+    for a in range(m):
+        if not c[a * m + a] > 0.0:
+            return a + 1
     return info
 
 
@@ -40,8 +66,8 @@ cdef void solve_lower_transposed(double* c, double* x, int m) noexcept nogil:
 
 
 def work_size(Py_ssize_t m):
-    """Number of doubles of scratch that systems of size m need: eight lanes, and room to align them."""
-    return 8 * ((m + 1) * m + m) + 8
+    """Number of doubles of scratch that systems of size m need: the lanes of the widest, and room to align them."""
+    return MOST_LANES * ((m + 1) * m + m) + MOST_LANES
 
 
 def draw_regressions(
@@ -57,23 +83,22 @@ def draw_regressions(
     double[::1] work,
     double[:, ::1] coef,
     double[::1] tau,
-    bint lanes=True,
 ):
     """Draw (tau, coef) of many weighted regressions that share Gram matrices; eq. SLAM-7.
 
     System j has ``C = grams[which[j]] + diag(prior_prec[j])`` and weighted sum of squares ``yy[j]``:
     ``tau ~ gamma[j] / (rate + (yy - r' C^-1 r)/2)``, then ``coef ~ N(C^-1 r, C^-1 / tau)``.
     ``order`` is a permutation of the systems that makes equal ``which`` neighbours; it changes the speed only.
-    Returns -1, or a system that is not positive definite.
+    Returns -1, or the first system in ``order`` that is not positive definite.
     """
-    cdef Py_ssize_t j, a, n_systems = rhs.shape[0]
+    cdef Py_ssize_t i, j, a, n_systems = rhs.shape[0]
     cdef int m = <int>rhs.shape[1]
     cdef double explained, rest, sd
     cdef double* c
     cdef double* x
     if n_systems == 0:
         return -1
-    if m > 0 and lanes and has_lanes:
+    if m > 0 and lanes_in_use != LANES_LAPACK:
         with nogil:
             j = regressions(
                 &grams[0, 0, 0], &which[0], &order[0], &prior_prec[0, 0], &rhs[0, 0],
@@ -81,7 +106,8 @@ def draw_regressions(
         return j
     c = &work[0]
     with nogil:
-        for j in range(n_systems):
+        for i in range(n_systems):
+            j = order[i]
             explained = 0.0
             if m > 0:
                 memcpy(c, &grams[which[j], 0, 0], <size_t>m * m * sizeof(double))
@@ -113,12 +139,11 @@ def draw_rows(
     const double[:, ::1] z,
     double[::1] work,
     double[:, ::1] out,
-    bint lanes=True,
 ):
     """Draw ``out[:, i] ~ N(P_i^-1 rhs[:, i], P_i^-1)``, a precision for each column; eq. SLAM-12.
 
-    ``packed[:, i]`` is the lower triangle of ``P_i - diag(diagonal[:, i])``, row after row. Returns -1, or a column
-    whose precision is not positive definite.
+    ``packed[:, i]`` is the lower triangle of ``P_i - diag(diagonal[:, i])``, row after row. Returns -1, or the first
+    column whose precision is not positive definite.
     """
     cdef Py_ssize_t i, a, b, entry, n_rows = rhs.shape[1]
     cdef int k = <int>rhs.shape[0]
@@ -126,7 +151,7 @@ def draw_rows(
     cdef double* x
     if k == 0 or n_rows == 0:
         return -1
-    if lanes and has_lanes:
+    if lanes_in_use != LANES_LAPACK:
         with nogil:
             i = rows(&packed[0, 0], &diagonal[0, 0], &rhs[0, 0], &z[0, 0], &work[0], &out[0, 0], n_rows, k)
         return i

@@ -2,7 +2,8 @@
 
 Tiles stay in the precision they are stored in (kinships are kept as float32 files of many gigabytes, so these two are
 the only kernels that take float32). Lanes are fixed at 16 numbers whatever the processor, every 512 columns are summed
-into doubles, and multiplication and addition are never fused: one answer on every machine.
+into doubles, and multiplication and addition are never fused (``-ffp-contract=off``, set in _build.py): one answer on
+every machine.
 """
 
 cdef extern from *:
@@ -10,7 +11,8 @@ cdef extern from *:
     #include <stddef.h>
     #include <string.h>
 
-    #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+    /* The loader picks a clone by an ifunc, which glibc has and musl has not. */
+    #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__)
       #define SG_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
     #else
       #define SG_CLONES

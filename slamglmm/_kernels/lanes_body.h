@@ -7,7 +7,9 @@
 
 #define GLUE2(a, b) a##b
 #define GLUE(a, b) GLUE2(a, b)
-#define NAME(x) GLUE(x, LANES)
+#define NAME(x) GLUE(x, SUFFIX)
+
+_Static_assert(LANES <= MOST_LANES, "work_size of gaussian.pyx counts MOST_LANES lanes");
 
 typedef double NAME(vec) __attribute__((vector_size(8 * LANES)));
 #define VEC NAME(vec)
@@ -95,12 +97,12 @@ static inline __attribute__((always_inline)) void NAME(solve_transposed)(const V
 
 /* Draw (tau, coef) of `n` regressions; see draw_regressions in gaussian.pyx. `order` lists the systems so that equal
  * Gram matrices are neighbours. Returns -1 or the first system that is not positive definite. */
-TARGET static ptrdiff_t NAME(regressions_)(
+TARGET static ptrdiff_t NAME(regressions)(
     const double* grams, const ptrdiff_t* which, const ptrdiff_t* order, const double* prior_prec, const double* rhs,
     const double* yy, const double* z, const double* gamma, double rate, double* work, double* coef, double* tau,
     ptrdiff_t n, ptrdiff_t m)
 {
-    VEC* L = (VEC*)(((size_t)work + 63) & ~(size_t)63);
+    VEC* L = (VEC*)(((size_t)work + sizeof(VEC) - 1) & ~(sizeof(VEC) - 1));
     VEC* inv = L + (m + 1) * m;
     for (ptrdiff_t start = 0; start < n; start += LANES) {
         const double* gram[LANES];
@@ -155,11 +157,11 @@ TARGET static ptrdiff_t NAME(regressions_)(
 
 /* Draw `n` Gaussian vectors with a precision each; `packed` has the lower triangles, entry by entry, `n` wide.
  * See draw_rows in gaussian.pyx. */
-TARGET static ptrdiff_t NAME(rows_)(
+TARGET static ptrdiff_t NAME(rows)(
     const double* packed, const double* diagonal, const double* rhs, const double* z, double* work, double* out,
     ptrdiff_t n, ptrdiff_t k)
 {
-    VEC* L = (VEC*)(((size_t)work + 63) & ~(size_t)63);
+    VEC* L = (VEC*)(((size_t)work + sizeof(VEC) - 1) & ~(sizeof(VEC) - 1));
     VEC* inv = L + (k + 1) * k;
     for (ptrdiff_t start = 0; start < n; start += LANES) {
         ptrdiff_t row[LANES];
@@ -197,6 +199,7 @@ TARGET static ptrdiff_t NAME(rows_)(
 #undef GLUE
 #undef GLUE2
 #undef LANES
+#undef SUFFIX
 #undef TARGET
 #undef ROWS_TILE
 #undef COLS_TILE

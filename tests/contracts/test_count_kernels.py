@@ -1,5 +1,7 @@
 """The kernels of counts equal their twins, and draw from the density they are meant for."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,6 +13,7 @@ from slamglmm.links.log_concave import draw_cells
 from tests.reference import counts as twin
 
 SHAPES = [(0, 3), (1, 1), (3, 17), (5, 40)]
+pytestmark = pytest.mark.timeout(120, method="thread")
 
 
 def problem(shape, seed):
@@ -60,6 +63,17 @@ def test_likelihood_of_the_dispersion_equals_the_twin(shape):
     np.testing.assert_allclose(np.diff(ours), np.diff(theirs), rtol=1e-9, atol=1e-8)
 
 
+@pytest.mark.parametrize("y", [0, 1, 2, 14, 15, 16, 17, 18, 40])
+def test_likelihood_of_one_count_by_hand(y):
+    """Few counts are a product, from 16 on Stirling's series: both sides of where they meet."""
+    shapes = np.array([[0.03, 0.7, 1.0, 4.0, 15.5, 16.0, 300.0]])
+    mean, ours = 2.5, np.empty_like(shapes)
+    kernels.sum_negative_binomial(np.array([[float(y)]]), np.log([[mean]]), shapes, ours)
+    rising = [sum(math.log(r + k) for k in range(y)) for r in shapes[0]]
+    expected = [g + r * math.log(r) - (y + r) * math.log(r + mean) for g, r in zip(rising, shapes[0], strict=True)]
+    np.testing.assert_allclose(np.diff(ours[0]), np.diff(expected), rtol=1e-11, atol=1e-11)
+
+
 # (y, size or None for Poisson, offset, mean, precision): few and many counts, tight and hardly any model.
 LAWS = [
     (0, None, 0.0, 0.0, 1.0),
@@ -75,6 +89,35 @@ LAWS = [
     (1e5, 1e5 + 3, 0.0, 0.0, 0.2),
     (7, 50.0, 0.0, 30.0, 0.1),
 ]
+
+
+def thresholds_by_bisection(attempt, data, mean, prec, u):
+    """The exponential from which each cell of one row is accepted, found by trying."""
+    low, high = np.full(len(u), -1.0), np.full(len(u), 1e4)
+    for _ in range(60):
+        e, eta = 0.5 * (low + high), np.full((1, len(u)), np.nan)
+        attempt(*data, mean, prec, np.arange(len(u)), u, e, eta)
+        accepted = np.isfinite(eta[0])
+        low, high = np.where(accepted, low, e), np.where(accepted, e, high)
+    return high
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_acceptance_bounds_are_those_of_the_twin(law):
+    """A bound a thousandth off biases every draw by less than any test of draws can see."""
+    y, size, offset, mean, prec = law
+    u = np.concatenate(([1e-9, 1e-4], np.linspace(0.004, 0.996, 63), [1 - 1e-4, 1 - 1e-9]))
+    shape = (1, len(u))
+    data = (np.full(shape, float(y)), np.full(shape, offset))
+    attempt, cumulant = kernels.draw_poisson_eta, twin.poisson_cumulant
+    if size is not None:
+        data, attempt = (data[0], np.full(shape, float(size)), data[1]), kernels.draw_binomial_eta
+        cumulant = twin.binomial_cumulant
+    ours = thresholds_by_bisection(attempt, data, np.full(shape, mean), np.array([prec]), u)
+    theirs = np.array([twin.propose(cumulant, y, size, mean + offset, prec, one)[1] for one in u])
+    assert theirs.max() > 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-7)
+    assert ours.min() >= -1e-7  # the envelope is nowhere below the density
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -11,7 +11,25 @@ import slamglmm._kernels
 from slamglmm._kernels import factors, gaussian, loadings
 from tests.reference import kernels as twin
 
-SHAPES = [(0, 0), (0, 3), (1, 0), (4, 0), (1, 1), (1, 6), (7, 1), (8, 3), (9, 4), (17, 8), (30, 17)]
+SHAPES = [
+    *((0, 0), (0, 3), (1, 0), (4, 0), (1, 1), (1, 6), (7, 1), (8, 3), (9, 4), (17, 8)),
+    *((9, 10), (13, 12), (11, 20), (30, 17)),  # beyond the tiles of the factorisation
+]
+# A loop in a kernel that does not end is not interrupted by a signal: the whole run is ended.
+pytestmark = pytest.mark.timeout(120, method="thread")
+
+
+def simd_levels():
+    """Instruction sets this processor has."""
+    best = gaussian.simd()
+    return list(gaussian.SIMD[: gaussian.SIMD.index(best) + 1])
+
+
+@pytest.fixture(params=simd_levels())
+def simd(request):
+    before = gaussian.simd()
+    yield gaussian.simd(request.param)
+    gaussian.simd(before)
 
 
 def random_precisions(rng, count, size):
@@ -51,22 +69,22 @@ def random_regressions(rng, systems, size):
     )
 
 
-def run_regressions(module, arguments, order, **options):
+def run_regressions(module, arguments, order, work=None):
     systems, size = arguments[3].shape
     coef, tau = np.full((systems, size), np.nan), np.full(systems, np.nan)
-    bad = module.draw_regressions(*arguments, order, np.empty(gaussian.work_size(size)), coef, tau, **options)
+    work = np.empty(gaussian.work_size(size)) if work is None else work
+    bad = module.draw_regressions(*arguments, order, work, coef, tau)
     return bad, coef, tau
 
 
-@pytest.mark.parametrize("lanes", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("systems", "size"), SHAPES)
-def test_draw_regressions(systems, size, seed, lanes):
+def test_draw_regressions(systems, size, seed, simd):
     """A wrong triangle, scratch not refreshed, a half-filled round of lanes, or the wrong gamma for tau."""
     rng = np.random.default_rng([seed, systems, size])
     arguments = random_regressions(rng, systems, size)
     order = np.argsort(arguments[1], kind="stable")
-    ours = run_regressions(gaussian, arguments, order, lanes=lanes)
+    ours = run_regressions(gaussian, arguments, order)
     theirs = run_regressions(twin, arguments, order)
     assert ours[0] == theirs[0] == -1
     close(ours[1], theirs[1])
@@ -74,7 +92,7 @@ def test_draw_regressions(systems, size, seed, lanes):
 
 
 @pytest.mark.parametrize(("systems", "size"), [(7, 1), (8, 3), (30, 17)])
-def test_order_of_regressions_changes_no_bit(systems, size):
+def test_order_of_regressions_changes_no_bit(systems, size, simd):
     """A system's draw must not depend on its neighbours in the lanes, nor on their number."""
     rng = np.random.default_rng([systems, size])
     arguments = random_regressions(rng, systems, size)
@@ -88,13 +106,12 @@ def test_order_of_regressions_changes_no_bit(systems, size):
     assert np.array_equal(first, coef[:5])
 
 
-@pytest.mark.parametrize("lanes", [True, False])
-def test_draw_regressions_residual_never_below_zero(lanes):
+def test_draw_regressions_residual_never_below_zero(simd):
     """An over-fitted trait: the sum of squares cancels below zero and tau must stay gamma / rate."""
     one = np.zeros(1, dtype=np.intp)
     arguments = (np.eye(2)[None], one, np.zeros((1, 2)), np.array([[3.0, 4.0]]), np.array([24.9]), np.zeros((1, 2)))
-    for module, options in ((gaussian, {"lanes": lanes}), (twin, {})):
-        _, _, tau = run_regressions(module, (*arguments, np.array([1.5]), 0.5), one, **options)
+    for module in (gaussian, twin):
+        _, _, tau = run_regressions(module, (*arguments, np.array([1.5]), 0.5), one)
         assert tau[0] == 3.0
 
 
@@ -117,37 +134,105 @@ def test_draw_gaussians(rows, size, distinct, seed):
     close(*results)
 
 
-@pytest.mark.parametrize("lanes", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("rows", "size"), SHAPES)
-def test_draw_rows(rows, size, seed, lanes):
+def test_draw_rows(rows, size, seed, simd):
     """A triangle unpacked in the wrong order, or a diagonal of another row."""
     rng = np.random.default_rng([seed, rows, size])
-    precisions = random_precisions(rng, rows, size)
-    packed = np.ascontiguousarray(precisions[:, *np.tril_indices(size)].T)
-    diagonal, (rhs, z) = rng.standard_exponential((size, rows)), rng.standard_normal((2, size, rows))
+    arguments = random_rows(rng, rows, size)
+    ours, theirs = run_rows(gaussian, arguments), run_rows(twin, arguments)
+    assert ours[0] == theirs[0] == -1
+    close(ours[1], theirs[1])
+
+
+def random_rows(rng, rows, size):
+    packed = np.ascontiguousarray(random_precisions(rng, rows, size)[:, *np.tril_indices(size)].T)
+    return packed, rng.standard_exponential((size, rows)), *rng.standard_normal((2, size, rows))
+
+
+def run_rows(module, arguments, work=None):
+    out = np.full_like(arguments[1], np.nan)
+    work = np.empty(gaussian.work_size(len(out))) if work is None else work
+    return module.draw_rows(*arguments, work, out), out
+
+
+def test_an_instruction_set_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"this processor has lapack.*, not 'avx1024'"):
+        gaussian.simd("avx1024")
+    assert gaussian.simd() == simd_levels()[-1]
+
+
+@pytest.mark.skipif("avx512" not in simd_levels(), reason="one width with fused multiply-add")
+@pytest.mark.parametrize(("systems", "size"), [(7, 1), (9, 4), (17, 8), (9, 10), (13, 12), (11, 20), (30, 17)])
+def test_widths_with_fused_multiply_add_agree_to_the_bit(systems, size):
+    """Eight lanes and four give the same draws, so that a chain does not depend on which of them it ran on."""
+    rng = np.random.default_rng([systems, size])
+    regressions, rows, order = (
+        random_regressions(rng, systems, size),
+        random_rows(rng, systems, size),
+        np.arange(systems),
+    )
     results = []
-    for module, options in ((gaussian, {"lanes": lanes}), (twin, {})):
-        out = np.full((size, rows), np.nan)
-        work = np.empty(gaussian.work_size(size))
-        assert module.draw_rows(packed, diagonal, rhs, z, work, out, **options) == -1
-        results.append(out)
-    close(*results)
+    for level in ("avx2", "avx512"):
+        gaussian.simd(level)
+        results.append((*run_regressions(gaussian, regressions, order)[1:], run_rows(gaussian, rows)[1]))
+    assert gaussian.simd() == simd_levels()[-1]
+    for narrow, wide in zip(*results, strict=True):
+        assert np.array_equal(narrow, wide)
 
 
-@pytest.mark.parametrize("lanes", [True, False])
-def test_indefinite_systems_are_named(lanes):
-    """The index that comes back must be that of the broken system, in the caller's order."""
-    grams = np.stack([np.eye(3), np.diag([1.0, -1.0, 1.0])])
-    which, four = np.array([0, 0, 1, 0], dtype=np.intp), np.ones((4, 3))
-    arguments = (grams, which, np.zeros((4, 3)), four, np.ones(4), four, np.ones(4), 1.0)
-    work = np.empty(gaussian.work_size(3))
-    packed = np.array([[grams[w][i, j] for w in which] for i in range(3) for j in range(i + 1)])
-    three = np.ones((3, 4))
-    for module, options in ((gaussian, {"lanes": lanes}), (twin, {})):
-        assert run_regressions(module, arguments, np.array([3, 2, 1, 0]), **options)[0] == 2
-        assert module.draw_gaussians(grams, which, four, four, work, four.copy()) == 2
-        assert module.draw_rows(packed, np.zeros((3, 4)), three, three, work, three.copy(), **options) == 2
+BROKEN = {
+    "negative": (1, 1, -1.0),
+    "zero": (1, 1, 0.0),
+    "zero, the last": (2, 2, 0.0),  # nothing comes after it that would turn NaN
+    "nan": (1, 1, np.nan),
+    "nan, the last": (2, 2, np.nan),
+    "nan beside the diagonal": (2, 0, np.nan),
+}
+
+
+@pytest.mark.parametrize("entry", BROKEN)
+@pytest.mark.parametrize("others", [(), (0,), (4,), (0, 4, 7)])
+def test_systems_that_are_not_positive_definite_are_named(entry, others, simd):
+    """The index that comes back is that of the first broken system in the caller's order, lanes or LAPACK."""
+    i, j, value = BROKEN[entry]
+    grams = np.stack([np.eye(3), np.eye(3)])
+    grams[1, i, j] = grams[1, j, i] = value
+    n = 9
+    which = np.zeros(n, dtype=np.intp)
+    which[[5, *others]] = 1
+    ones, order = np.ones((n, 3)), np.array([8, 5, 7, 0, 4, 3, 2, 1, 6])
+    arguments = (grams, which, np.zeros((n, 3)), ones, np.ones(n), ones, np.ones(n), 1.0)
+    packed = np.array([[grams[w][a, b] for w in which] for a in range(3) for b in range(a + 1)])
+    by_rows = (packed, np.zeros((3, n)), *np.ones((2, 3, n)))
+    first = min(5, *others) if others else 5
+    for module in (gaussian, twin):
+        assert run_regressions(module, arguments, order)[0] == 5
+        assert run_rows(module, by_rows)[0] == first
+        work = np.empty(gaussian.work_size(3))
+        assert module.draw_gaussians(grams, which, ones, ones, work, ones.copy()) == first
+
+
+@pytest.mark.parametrize("offset", range(8))
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 17])
+def test_scratch_of_exact_size_is_enough_wherever_it_begins(size, offset, simd):
+    """A kernel that writes before or behind its scratch: `work_size` too small for some alignment."""
+    rng, guard, length = np.random.default_rng(size), 1234.5, gaussian.work_size(size)
+    regressions, rows = random_regressions(rng, 9, size), random_rows(rng, 9, size)
+    room = np.empty(length + 256)
+    begin = 64 + (offset - room.ctypes.data // 8) % 8  # doubles to the start of a cache line: `offset`
+    work = room[begin : begin + length]
+    assert work.ctypes.data % 64 == 8 * offset
+    systems = np.arange(9)
+    for run, expected in (
+        (lambda: run_regressions(gaussian, regressions, systems, work), run_regressions(twin, regressions, systems)),
+        (lambda: run_rows(gaussian, rows, work), run_rows(twin, rows)),
+    ):
+        room[:] = guard
+        for ours, theirs in zip(run(), expected, strict=True):
+            close(ours, theirs)
+        assert np.all(room[:begin] == guard)
+        assert np.all(room[begin + length :] == guard)
 
 
 @pytest.mark.parametrize("seed", range(4))

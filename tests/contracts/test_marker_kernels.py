@@ -20,6 +20,7 @@ STORAGES = ["int8", "int8 missing", "bed", "bed missing", "float32", "float64", 
 # Lengths around the widths of the vector loops (4, 8, 16, 32).
 ROWS = [1, 3, 8, 31, 32, 33, 70, 130]
 CLOSE = {"rtol": 1e-12, "atol": 1e-11}
+pytestmark = pytest.mark.timeout(120, method="thread")
 
 
 def make(storage, n, m, folder, seed=0):
@@ -91,14 +92,15 @@ def test_column_arithmetic(storage, n, simd, tmp_path):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize(("n", "m", "T"), [(12, 1, 1), (37, 9, 3)])
-def test_sweep_spike_slab(storage, weighted, n, m, T, simd, tmp_path):
-    """A residual that forgets weights or covariates, or a problem that writes into its neighbour."""
+def test_sweep_spike_slab(storage, weighted, standardize, n, m, T, simd, tmp_path):
+    """A residual that forgets weights, covariates or the scale, or a problem that writes into its neighbour."""
     rng = np.random.default_rng([n, m, T])
     columns = make(storage, n, m, tmp_path).columns()
     Z = np.column_stack((np.ones(n), rng.standard_normal(n)))
     weights = rng.integers(0, 3, n) / 2.0 if weighted else None
-    markers = project_markers(columns, Z, weights)
+    markers = project_markers(columns, Z, weights, standardize)
     results = []
     for module in (spike_slab, twin):
         rng = np.random.default_rng(1)

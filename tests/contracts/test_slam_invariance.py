@@ -34,7 +34,7 @@ def make(layout, monkeypatch, prior="horseshoe", **sizes):
     if options.pop("impute", False):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
     if "scatter" in options:
-        monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
+        monkeypatch.setattr(problem_module, "COST_OF_RANDOM", options.pop("scatter"))
     holes = options.pop("missing", [])
     cells = [([row for row in rows if row < sizes["n"]], j) for rows, traits in holes for j in traits]
     options["missing"] = [(rows, j) for rows, j in cells if j < sizes["p"]]

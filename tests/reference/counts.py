@@ -2,22 +2,24 @@
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import gammaln
+from scipy.special import expit, gammaln
+
+
+def poisson_cumulant(t, size):
+    return (np.exp(min(t, 700.0)),) * 3
+
+
+def binomial_cumulant(t, size):
+    share = expit(t)
+    return size * np.logaddexp(0.0, t), size * share, size * share * (1 - share)
 
 
 def draw_poisson_eta(y, offset, mean, prec, pending, u, e, eta):
-    def cumulant(t, size):
-        return (np.exp(min(t, 700.0)),) * 3
-
-    return draw_log_concave(cumulant, y, np.full_like(y, np.inf), offset, mean, prec, pending, u, e, eta)
+    return draw_log_concave(poisson_cumulant, y, np.full_like(y, np.inf), offset, mean, prec, pending, u, e, eta)
 
 
 def draw_binomial_eta(y, size, offset, mean, prec, pending, u, e, eta):
-    def cumulant(t, size):
-        share = 1 / (1 + np.exp(-t))
-        return size * np.logaddexp(0.0, t), size * share, size * share * (1 - share)
-
-    return draw_log_concave(cumulant, y, size, offset, mean, prec, pending, u, e, eta)
+    return draw_log_concave(binomial_cumulant, y, size, offset, mean, prec, pending, u, e, eta)
 
 
 def tangent_point(log_density, slope_of, t, start, side):
@@ -38,41 +40,46 @@ def draw_log_concave(cumulant, y, sizes, offset, mean, prec, pending, u, e, eta)
     n, rejected = y.shape[1], []
     for s, cell in enumerate(pending):
         j, i = divmod(int(cell), n)
-        size, omega, m = sizes[j, i], prec[j], mean[j, i] + offset[j, i]
-
-        def log_density(t, j=j, i=i, size=size, omega=omega, m=m):
-            return y[j, i] * t - cumulant(t, size)[0] - omega * (t - m) ** 2 / 2
-
-        def slope_of(t, j=j, i=i, size=size, omega=omega, m=m):
-            return y[j, i] - cumulant(t, size)[1] - omega * (t - m)
-
-        low = m - 1.0
-        while slope_of(low) < 0:
-            low -= 2 * (m - low)
-        t = brentq(slope_of, low, m + y[j, i] / omega + 1e-9, xtol=1e-13)
-        _, slope, curvature = cumulant(t, size)
-        start = np.sqrt(2 / (omega + curvature))
-        far_left, drop_left, slope_left = tangent_point(log_density, slope_of, t, start, -1)
-        if start > 2:
-            start = min(start, np.log1p(1 / slope) + 1)
-        far_right, drop_right, slope_right = tangent_point(log_density, slope_of, t, start, 1)
-        flat_left, flat_right = far_left - drop_left / slope_left, far_right - drop_right / slope_right
-        masses = np.cumsum([1 / slope_left, flat_left + flat_right, 1 / slope_right])
-        place, bound = u[s] * masses[-1], 0.0
-        if place < masses[0]:
-            bound = np.log(place * slope_left)
-            delta = -flat_left + bound / slope_left
-        elif place < masses[1]:
-            delta = place - masses[0] - flat_left
-        else:
-            bound = np.log((place - masses[1]) * slope_right)
-            delta = flat_right - bound / slope_right
-        if log_density(t + delta) - log_density(t) >= bound - e[s]:
-            eta[j, i] = t + delta - offset[j, i]
+        t, threshold = propose(cumulant, y[j, i], sizes[j, i], mean[j, i] + offset[j, i], prec[j], u[s])
+        if e[s] >= threshold:
+            eta[j, i] = t - offset[j, i]
         else:
             rejected.append(cell)
     pending[: len(rejected)] = rejected
     return len(rejected)
+
+
+def propose(cumulant, y, size, m, omega, u):
+    """Proposal from the envelope at `u`, and the exponential from which it is accepted: log envelope minus density."""
+
+    def log_density(t):
+        return y * t - cumulant(t, size)[0] - omega * (t - m) ** 2 / 2
+
+    def slope_of(t):
+        return y - cumulant(t, size)[1] - omega * (t - m)
+
+    low = m - 1.0
+    while slope_of(low) < 0:
+        low -= 2 * (m - low)
+    t = brentq(slope_of, low, m + y / omega + 1e-9, xtol=1e-13)
+    _, slope, curvature = cumulant(t, size)
+    start = np.sqrt(2 / (omega + curvature))
+    far_left, drop_left, slope_left = tangent_point(log_density, slope_of, t, start, -1)
+    if start > 2:
+        start = min(start, np.log1p(1 / slope) + 1)
+    far_right, drop_right, slope_right = tangent_point(log_density, slope_of, t, start, 1)
+    flat_left, flat_right = far_left - drop_left / slope_left, far_right - drop_right / slope_right
+    masses = np.cumsum([1 / slope_left, flat_left + flat_right, 1 / slope_right])
+    place, bound = u * masses[-1], 0.0
+    if place < masses[0]:
+        bound = np.log(place * slope_left)
+        delta = -flat_left + bound / slope_left
+    elif place < masses[1]:
+        delta = place - masses[0] - flat_left
+    else:
+        bound = np.log((place - masses[1]) * slope_right)
+        delta = flat_right - bound / slope_right
+    return t + delta, bound - (log_density(t + delta) - log_density(t))
 
 
 def sum_negative_binomial(y, log_mean, shape, out):

@@ -3,13 +3,17 @@
 import numpy as np
 
 
-def draw_regressions(grams, which, prior_prec, rhs, yy, z, gamma, rate, order, work, coef, tau, lanes=True):
-    for j in range(len(rhs)):
+def is_positive_definite(precision):
+    """By eigenvalues: `numpy.linalg.cholesky` lets a pivot through that is NaN."""
+    return bool(np.isfinite(precision).all() and (np.linalg.eigvalsh(precision) > 0).all())
+
+
+def draw_regressions(grams, which, prior_prec, rhs, yy, z, gamma, rate, order, work, coef, tau):
+    for j in order:
         precision = grams[which[j]] + np.diag(prior_prec[j])
-        try:
-            root = np.linalg.cholesky(precision)
-        except np.linalg.LinAlgError:
+        if not is_positive_definite(precision):
             return j
+        root = np.linalg.cholesky(precision)
         mean = np.linalg.solve(precision, rhs[j])
         explained = rhs[j] @ mean
         tau[j] = gamma[j] / (rate + 0.5 * max(yy[j] - explained, 0.0))
@@ -20,24 +24,22 @@ def draw_regressions(grams, which, prior_prec, rhs, yy, z, gamma, rate, order, w
 def draw_gaussians(precisions, which, rhs, z, work, out):
     for i in range(len(rhs)):
         precision = precisions[which[i]]
-        try:
-            root = np.linalg.cholesky(precision)
-        except np.linalg.LinAlgError:
+        if not is_positive_definite(precision):
             return i
+        root = np.linalg.cholesky(precision)
         out[i] = np.linalg.solve(precision, rhs[i]) + np.linalg.solve(root.T, z[i])
     return -1
 
 
-def draw_rows(packed, diagonal, rhs, z, work, out, lanes=True):
+def draw_rows(packed, diagonal, rhs, z, work, out):
     k, n_rows = rhs.shape
     for i in range(n_rows):
         precision = np.zeros((k, k))
         precision[np.tril_indices(k)] = packed[:, i]
         precision += np.tril(precision, -1).T + np.diag(diagonal[:, i])
-        try:
-            root = np.linalg.cholesky(precision)
-        except np.linalg.LinAlgError:
+        if not is_positive_definite(precision):
             return i
+        root = np.linalg.cholesky(precision)
         out[:, i] = np.linalg.solve(precision, rhs[:, i]) + np.linalg.solve(root.T, z[:, i])
     return -1
 

@@ -367,7 +367,7 @@ def test_imputed_cells(monkeypatch):
 @pytest.mark.parametrize("formula", [ONE, "~ (1 | g) + (1 | h)"])
 def test_scattered_cells(formula, monkeypatch):
     """Missing cells with U integrated out: their law given the observed ones, which never move; eq. SLAM-35."""
-    monkeypatch.setattr(problem_module, "LARGEST_SCATTER", 0.5)
+    monkeypatch.setattr(problem_module, "COST_OF_RANDOM", np.inf)
     problem = tiny_problem(formula, n=9, levels=9 if formula == ONE else 3, missing=SCATTERED)
     assert problem.collapsed
     (group,), Q = problem.groups, basis(problem)

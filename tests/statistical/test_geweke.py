@@ -66,13 +66,13 @@ CASES = {
     "U integrated out, missing cells drawn, fixed effects": {
         "formula": "~ x + (1 | g)",
         "missing": SCATTERED,
-        "scatter": 0.5,
+        "scatter": np.inf,
     },
     "U integrated out, missing cells drawn, two effects that commute": {
         "formula": TWO,
         "levels": 3,
         "missing": SCATTERED,
-        "scatter": 0.5,
+        "scatter": np.inf,
     },
     # Room for the seven rows of the second trait; the third joins them with one cell to draw.
     "a pattern with an imputed cell": {
@@ -100,8 +100,8 @@ def make(case, loadings, monkeypatch, **others):
     uncollapse = options.pop("uncollapse", False)
     if "budget" in options:
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
-    if "scatter" in options:
-        monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
+    # Missing cells are drawn with U integrated out where a case says so, and nowhere else.
+    monkeypatch.setattr(problem_module, "COST_OF_RANDOM", options.pop("scatter", 0.0))
     monkeypatch.setattr(blocks, "RAYS_TRIED", options.pop("rays", 5))
     # Shares of traits and factors with priors of their own, and not flat.
     if "residual" not in others:

@@ -21,7 +21,7 @@ OWN_ROWS = [([0, 3], 0), ([5, 6], 1), ([1, 7, 8], 2)]
 CASES = {
     "U integrated out": {"formula": "~ x + (1 | g)", "rank": 5, "cis": {"y2": ["x"], "y3": ["z", "w"]}},
     "U integrated out, loadings on covariates": {"formula": ONE, "loadings_on": "~ t"},
-    "U integrated out, missing cells drawn": {"formula": ONE, "missing": SCATTERED, "scatter": 0.5},
+    "U integrated out, missing cells drawn": {"formula": ONE, "missing": SCATTERED, "scatter": float("inf")},
     "traits with rows of their own": {"formula": "~ x + (1 | g)", "missing": OWN_ROWS},
     "patterns, two effects on rays": {"formula": TWO, "missing": SCATTERED},
     "imputed, one effect": {"formula": ONE, "missing": SCATTERED, "budget": 0},
@@ -32,8 +32,8 @@ def make(case, monkeypatch, loadings="infinite", **priors):
     options = {"n": 9, "cis": CIS} | CASES[case]
     if "budget" in options:
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", options.pop("budget"))
-    if "scatter" in options:
-        monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
+    # Missing cells are drawn with U integrated out where a case says so, and nowhere else.
+    monkeypatch.setattr(problem_module, "COST_OF_RANDOM", options.pop("scatter", 0.0))
     chosen = Priors(loadings=LIGHT[loadings], factor=PrecisionPrior(V=0.8, nu=4), cis=0.5, **priors)
     problem = tiny_problem(priors=chosen, **options)
     assert problem.cis.n == 3

@@ -25,7 +25,7 @@ LAYOUTS = {
     "patterns": {"formula": ONE, "n": 12, "levels": 8, "missing": SCATTERED},
     "patterns on rays": {"formula": TWO, "missing": SCATTERED},
     "imputed on rays": {"formula": TWO, "missing": SCATTERED, "impute": True},
-    "U integrated out, cells drawn": {"formula": ONE, "missing": SCATTERED, "scatter": 0.5},
+    "U integrated out, cells drawn": {"formula": ONE, "missing": SCATTERED, "scatter": np.inf},
     "no fixed effects": {"formula": "~ 0 + (1 | g)"},
     "U integrated out, covariates of one trait": {"formula": ONE, "cis": {"y3": ["z", "w"], "y1": ["w"]}},
     "patterns on rays, covariates of one trait": {"formula": TWO, "missing": SCATTERED, "cis": {"y2": ["z"]}},
@@ -38,8 +38,8 @@ def make(layout, monkeypatch):
     uncollapse = options.pop("uncollapse", False)
     if options.pop("impute", False):
         monkeypatch.setattr(problem_module, "PATTERN_BYTES", 0)
-    if "scatter" in options:
-        monkeypatch.setattr(problem_module, "LARGEST_SCATTER", options.pop("scatter"))
+    # Missing cells are drawn with U integrated out where a case says so, and nowhere else.
+    monkeypatch.setattr(problem_module, "COST_OF_RANDOM", options.pop("scatter", 0.0))
     responses = 4.0 + 3.0 * np.random.default_rng(9).standard_normal((options.get("n", 10), 3))
     problem = tiny_problem(responses=responses, grid=3, **options)
     assert problem.collapsed == (layout.startswith(("U int", "no fixed effects")) or uncollapse)
