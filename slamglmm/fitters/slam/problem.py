@@ -441,7 +441,7 @@ def build_problem(
             not complete
             and not latent.links
             and joint.values is not None
-            and _is_scattered(observed, joint, int(k), budget, x[flat])
+            and _is_scattered(observed, joint, int(k), budget)
         )
         on_all_rows = complete or scattered
         collapsed = on_all_rows and joint.values is not None
@@ -637,14 +637,12 @@ def group_patterns(
     return [(mask, np.array(sorted(traits))) for mask, traits in kept if traits]
 
 
-def _is_scattered(observed: np.ndarray, joint: JointBasis, k: int, budget: float, flat: np.ndarray) -> bool:
+def _is_scattered(observed: np.ndarray, joint: JointBasis, k: int, budget: float) -> bool:
     """Whether it pays to keep all rows for all traits and draw the missing cells with U integrated out; eq. SLAM-35.
 
     Against groups of their own rows, which integrate the cells out but need U in the chain: the work of what the two
     do differently, in an iteration, for each effective draw of the trait that mixes worst. Drawn cells hold a trait
-    where it is: with a share f of them missing its draws are worth (1 - f) / (1 + f). Never where the observed rows of
-    a trait leave one of the `flat` fixed effects (b, n) open: cells drawn from it and it drawn from them would wander
-    for ever.
+    where it is: with a share f of them missing its draws are worth (1 - f) / (1 + f).
     """
     n = observed.shape[1]
     missing = np.sum(~observed, axis=1, dtype=float)
@@ -656,20 +654,7 @@ def _is_scattered(observed: np.ndarray, joint: JointBasis, k: int, budget: float
         size = float(mask.sum())
         in_groups += 2.0 * (k + 2 * len(traits)) * size * size
     worst = missing.max()
-    if drawn * (n + worst) > COST_OF_RANDOM * in_groups * (n - worst):
-        return False
-    return _estimable_by_all(flat, observed)
-
-
-def _estimable_by_all(x: np.ndarray, observed: np.ndarray) -> bool:
-    """Whether the observed rows of every trait are enough for all columns (rows of ``x``, which are independent)."""
-    basis = np.linalg.qr(x.T)[0]
-    lost = ~observed
-    # What a column keeps of its length is at least one minus the leverage that is lost.
-    for j in np.flatnonzero(lost @ np.sum(basis**2, axis=1) > 1.0 - 1e-10):
-        if np.linalg.norm(basis[lost[j]], 2) ** 2 > 1.0 - 1e-10:
-            return False
-    return True
+    return bool(drawn * (n + worst) <= COST_OF_RANDOM * in_groups * (n - worst))
 
 
 @dataclass(frozen=True)
