@@ -356,9 +356,17 @@ def test_predictions_of_rows_of_the_fit(fit, known, data):
     same(fit.predict(), fit.fitted())
 
 
-def test_fitted_values_from_draws(sampled, known):
-    result = with_draws(sampled, known, ["Eta"])
-    same(result.fitted(), tables.pooled(known[0]["Eta"]).mean(axis=0))
+def test_draws_of_latent_traits_are_the_data(sampled, data):
+    """Measured cells, in their own units, less the offset; nothing in rows without data. They are no fitted values."""
+    frame, Y = data[:2]
+    for chain in sampled.posterior["Eta"].to_numpy():
+        for draw in chain:
+            measured = Y.notna().to_numpy()
+            same(draw[measured], (Y - frame[["o"]].to_numpy()).to_numpy()[measured], rtol=1e-8)
+            assert np.isnan(draw[SILENT]).all()
+    without = dataclasses.replace(sampled, posterior=sampled.posterior.drop_vars("Eta_mean"))
+    with pytest.raises(OptionError, match="'Eta_mean' was not stored"):
+        without.fitted()
 
 
 def test_levels_that_nobody_knows(fit, known, new_rows):
