@@ -91,7 +91,7 @@ def test_draws_serve_where_means_were_not_kept(data):
     plain = fit(data, store=("U", "U_mean"))
     np.testing.assert_allclose(drawn.ranef("animal"), plain._values("U_animal").mean(axis=(0, 1)))
     np.testing.assert_allclose(drawn.ranef_sd("animal"), plain.ranef_sd("animal"))
-    with pytest.raises(OptionError, match="'Eta_mean' was not stored. Refit with it in store="):
+    with pytest.raises(OptionError, match=r"'Eta_mean' was not stored\. Refit with it in store="):
         drawn.fitted()
 
 

@@ -14,7 +14,9 @@ def test_every_planted_error_still_has_its_place_and_its_tests():
 
 
 def test_a_place_that_is_gone_is_reported():
-    planted = mutate.Mutation("bench/mutate.py", "no such text", "other", ["tests/none.py", "bench/mutate.py::gone"], "")
+    planted = mutate.Mutation(
+        "bench/mutate.py", "no such text", "other", ["tests/none.py", "bench/mutate.py::gone"], ""
+    )
     text, file, name = mutate.faults(planted)
     assert text == "bench/mutate.py: 'no such text' occurs 0 times, expected once"
     assert "its test tests/none.py does not exist" in file

@@ -73,9 +73,7 @@ class DenseModel:
         gram = self.X.T @ inverse @ self.X
         Q = inverse - inverse @ self.X @ np.linalg.solve(gram, self.X.T @ inverse)
         W = Q if restricted else inverse
-        return np.array(
-            [[y @ Q @ a @ Q @ b @ Q @ y - 0.5 * np.trace(W @ a @ W @ b) for b in self.K] for a in self.K]
-        )
+        return np.array([[y @ Q @ a @ Q @ b @ Q @ y - 0.5 * np.trace(W @ a @ W @ b) for b in self.K] for a in self.K])
 
     def fixed_effects(self, y, theta):
         """Generalised least squares: estimates and their covariance."""
