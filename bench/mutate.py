@@ -4,9 +4,10 @@
     python bench/mutate.py predict he/      those whose file or note has one of these words
     python bench/mutate.py --list           only say what there is
 
-A mutation names a file, a text that occurs there exactly once, what takes its place, the tests that should fail, and what
-would be wrong. It is caught when one of these tests fails, and survives when all of them pass. A mutation of a ``.pyx`` or
-``.h`` file has its kernels built again in the copy. The exit status is the number of survivors and of broken mutations.
+A mutation names a file, a text that occurs there exactly once, what takes its place, the tests that should fail, and
+what would be wrong. It is caught when one of these tests fails, and survives when all of them pass. A mutation of a
+``.pyx`` or ``.h`` file has its kernels built again in the copy, which takes Cython, setuptools and a compiler. The exit
+status is the number of survivors and of broken mutations.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ COMPILED = (".pyx", ".pxd", ".h")
 PATIENCE = 900
 # Builds the kernels that are made from one file, where they are imported from.
 BUILD = """
-import sys
-from setuptools import Distribution
-dist = Distribution()
-dist.parse_config_files()
-dist.ext_modules = [e for e in dist.ext_modules if sys.argv[1] in (*e.sources, *e.depends)]
-assert dist.ext_modules, f"no kernel of pyproject.toml is made from {sys.argv[1]}"
-command = dist.get_command_obj("build_ext")
+import sys, tomllib
+from setuptools import Distribution, Extension
+from slamglmm._build import build_ext
+entries = tomllib.load(open("pyproject.toml", "rb"))["tool"]["setuptools"]["ext-modules"]
+made = [e for e in entries if sys.argv[1] in (*e["sources"], *e.get("depends", []))]
+assert made, f"no kernel of pyproject.toml is made from {sys.argv[1]}"
+command = build_ext(Distribution({"ext_modules": [Extension(**entry) for entry in made]}))
 command.inplace = True
 command.ensure_finalized()
 command.run()
@@ -110,7 +111,8 @@ class Tree:
             else:
                 shutil.copy2(ROOT / name, folder / name)
         # Without byte code, which is told from new text by size and second only.
-        self.environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(self, tests: Iterable[str]) -> tuple[str, str]:
         """Verdict of some tests ("passed", "failed", "did not end" or "broken"), and what pytest says last."""
