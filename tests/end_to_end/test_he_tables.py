@@ -131,6 +131,35 @@ def test_intervals_of_variances_and_of_shares(data, moments, level):
                 same(shares.loc[(name, trait)], [share, share - half, share + half], rtol=1e-5)
 
 
+def test_intervals_where_an_estimate_is_held_at_zero(data):
+    """They are centred at the estimate that may be negative, and their errors are those at the data's own variances."""
+    rng = np.random.default_rng(5)
+    z, n = NormalDist().inv_cdf(0.95), len(data.frame)
+    for _ in range(50):
+        field = rng.integers(0, 30, n)
+        F = np.eye(30)[field]
+        M = [data.M[0] @ data.K @ data.M[0].T, F @ F.T]
+        model, y = DenseModel(data.model.X, M), data.response[:, 1]
+        free = model.moments(y, y)
+        if free[2] < -0.05 * free[0]:
+            break
+    assert free[2] < 0 < free[1]
+    frame = data.frame.assign(field=[f"f{i:02d}" for i in field], y=data.Y["light"])
+    formula = "y ~ 1 + x + offset(o) + (1 | line) + (1 | field)"
+    with pytest.warns(sg.errors.BoundaryWarning):
+        fit = sg.he(formula, frame, relmat=data.relmat)
+    held = fit.theta[:, 0, 0]
+    assert held[2] == 0
+    covariance = model.sandwich(held[:, None, None])
+    variances, shares = (fit.conf_int(0.9, of=of).droplevel("trait") for of in ("variance", "share"))
+    for i, name in zip([1, 2, 0], ["line", "field", "Residual"], strict=True):
+        half = z * np.sqrt(covariance[i, i])
+        same(variances.loc[name], [held[i], free[i] - half, free[i] + half])
+        slope = gradient(lambda v, i=i: v[i] / v.sum(), free)
+        half, share = z * np.sqrt(slope @ covariance @ slope), free[i] / free.sum()
+        same(shares.loc[name], [held[i] / held.sum(), share - half, share + half], rtol=1e-5)
+
+
 def test_covariances_and_correlations_among_traits(data, moments):
     fit, theta = moments
     for i, name in zip([1, 3, 4], ["Intercept|line", "x|line", "field"], strict=True):

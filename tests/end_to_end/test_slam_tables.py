@@ -47,6 +47,7 @@ def layout(seed=1, n=48):
     )
     root = rng.standard_normal((14, 18))
     K_lines = root @ root.T / 18
+    shuffled = rng.permutation(14)
     through = np.outer(1.5 * frame["w"] + rng.standard_normal(n), [1.0, -0.8, 0.7, 0.9, 1.2])
     Y = pd.DataFrame(through + rng.standard_normal((n, 5)), frame.index, TRAITS)
     Y = Y * UNIT + [0.0, 1000.0, -3.0, 7.0, 50.0] + frame[["o"]].to_numpy()
@@ -54,7 +55,7 @@ def layout(seed=1, n=48):
     Y.loc[frame.index[5:15], ["tall", "red"]] = np.nan
     Y.loc[frame.index[20:26], ["old"]] = np.nan
     trait_data = pd.DataFrame({"z": [10.0, 30.0, 20.0, 50.0, 5.0]}, index=TRAITS)
-    return frame, Y, {"line": pd.DataFrame(K_lines, lines, lines)}, trait_data
+    return frame, Y, {"line": pd.DataFrame(K_lines, lines, lines).iloc[shuffled, shuffled]}, trait_data
 
 
 def run(frame, Y, relmat, trait_data, **options):
@@ -174,6 +175,8 @@ def test_the_layout_is_as_bad_as_it_says(sampled):
     assert not np.array_equal(np.argsort(order), order), "the permutation is its own inverse: a reversal would not show"
     assert len(sampled.chains.problem.active) == 48 - len(SILENT)
     assert [c.label for c in sampled.components] == TERMS
+    lines = list(sampled.posterior["level_line"].values)
+    assert lines != sorted(lines), "levels in the order of the relationship matrix"
 
 
 # -- variances --------------------------------------------------------------------------------------------------------
@@ -289,16 +292,17 @@ def test_random_effects_and_how_far_they_may_be_off(sampled, fit, known):
         between = sum((mean - sum(means) / CHAINS) ** 2 for mean in means) / CHAINS
         same(fit.ranef_sd(label), np.sqrt(sum(variances) / CHAINS + between))
         assert list(fit.ranef(label).columns) == TRAITS
+        assert list(fit.ranef(label).index) == list(fit.posterior[f"level_{label}"].values)
         drawn = with_draws(sampled, known, [f"U_{label}"])
         same(drawn.ranef(label), tables.pooled(known[0][f"U_{label}"]).mean(axis=0))
         same(drawn.ranef_sd(label), tables.summary(known[0][f"U_{label}"], 0.9)["sd"], rtol=0.02)
     assert list(fit.ranef("field").index) == [f"f{i}" for i in range(7)]
 
 
-def linear_predictor(known, frame, labels, cis=True):
+def linear_predictor(fit, known, frame, labels):
     """Draws of ``offset + X (B + B_F Lambda) + C a + sum of M U`` of rows of a frame; unknown levels count zero."""
     draws, total = known[0], total_effects(known)
-    levels = {"line": [f"l{i:02d}" for i in range(14)], "field": [f"f{i}" for i in range(7)]}
+    levels = {label: list(fit.posterior[f"level_{label}"].values) for label in TERMS}
     out = np.zeros((CHAINS, DRAWS, len(frame), 5))
     for i, row in enumerate(frame.itertuples()):
         for j, trait in enumerate(TRAITS):
@@ -308,10 +312,9 @@ def linear_predictor(known, frame, labels, cis=True):
             if trait == "wide":
                 out[:, :, i, j] += row.c2 * draws["cis"][:, :, 2]
             for label in labels:
-                group = label.split("|")[-1]
-                level = getattr(row, group)
-                if level in levels[group]:
-                    effect = draws[f"U_{label}"][:, :, levels[group].index(level), j]
+                level = getattr(row, label.split("|")[-1])
+                if level in levels[label]:
+                    effect = draws[f"U_{label}"][:, :, levels[label].index(level), j]
                     out[:, :, i, j] += effect * (row.x if label == "x|line" else 1.0)
     return out
 
@@ -329,7 +332,7 @@ def new_rows(data):
 @pytest.mark.parametrize("random", ["all", "none", ["x|line"], ["field", "line"]], ids=str)
 def test_predictions_of_new_rows_and_their_intervals(fit, known, new_rows, random):
     labels = {"all": TERMS, "none": []}.get(random, random) if isinstance(random, str) else random
-    draws = linear_predictor(known, new_rows, labels)
+    draws = linear_predictor(fit, known, new_rows, labels)
     table = fit.predict(new_rows, random=random, interval=0.6)
     assert list(table.index) == ["a", "b", "c"]
     for column, expected in tables.summary(draws, 0.6).items():
@@ -337,7 +340,9 @@ def test_predictions_of_new_rows_and_their_intervals(fit, known, new_rows, rando
             same(table.xs(column, axis=1, level=1)[TRAITS], expected, rtol=1e-8, atol=1e-9)
     # Without an interval from the means: the same fixed part, the effects of ranef().
     plain = fit.predict(new_rows, random=random)
-    expected = pd.DataFrame(tables.summary(linear_predictor(known, new_rows, []), 0.6)["mean"], plain.index, TRAITS)
+    expected = pd.DataFrame(
+        tables.summary(linear_predictor(fit, known, new_rows, []), 0.6)["mean"], plain.index, TRAITS
+    )
     for label in labels:
         group = label.split("|")[-1]
         part = fit.ranef(label).loc[new_rows[group]].to_numpy()
@@ -348,11 +353,11 @@ def test_predictions_of_new_rows_and_their_intervals(fit, known, new_rows, rando
 def test_predictions_of_rows_of_the_fit(fit, known, data):
     """No new data: with an interval from the draws, without one the fitted values."""
     frame = data[0]
-    draws = linear_predictor(known, frame, TERMS)
+    draws = linear_predictor(fit, known, frame, TERMS)
     table = fit.predict(interval=0.9)
     for column in ("mean", "lower", "upper"):
         same(table.xs(column, axis=1, level=1)[TRAITS], tables.summary(draws, 0.9)[column], rtol=1e-8, atol=1e-9)
-    fixed = tables.summary(linear_predictor(known, frame, []), 0.9)["mean"]
+    fixed = tables.summary(linear_predictor(fit, known, frame, []), 0.9)["mean"]
     same(fit.predict(random="none")[TRAITS], fixed, rtol=1e-8, atol=1e-9)
     same(fit.fitted(), sum(known[0]["Eta_mean"]) / CHAINS)
     same(fit.predict(), fit.fitted())
@@ -377,7 +382,7 @@ def test_levels_that_nobody_knows(fit, known, new_rows):
     with pytest.raises(sg.errors.DataError):
         fit.predict(strange)
     table = fit.predict(strange, new_levels="zero", interval=0.5)
-    expected = tables.summary(linear_predictor(known, strange, TERMS), 0.5)
+    expected = tables.summary(linear_predictor(fit, known, strange, TERMS), 0.5)
     for column in ("mean", "lower", "upper"):
         same(table.xs(column, axis=1, level=1)[TRAITS], expected[column], rtol=1e-8, atol=1e-9)
     zero = fit.predict(strange, new_levels="zero").loc["a"] - fit.predict(strange, random="none").loc["a"]
@@ -500,5 +505,5 @@ def test_questions_without_an_answer(fit, sampled, known, new_rows):
     with pytest.raises(OptionError, match=r"predict\(interval=0.9\): the draws of U for 'line', 'x\|line', 'field'"):
         lean.predict(new_rows, interval=0.9)
     table = lean.predict(new_rows, random="none", interval=0.9)
-    expected = tables.summary(linear_predictor(known, new_rows, []), 0.9)["upper"]
+    expected = tables.summary(linear_predictor(fit, known, new_rows, []), 0.9)["upper"]
     same(table.xs("upper", axis=1, level=1)[TRAITS], expected, rtol=1e-8, atol=1e-9)
