@@ -193,6 +193,9 @@ def test_sparse_lmm_with_a_random_effect(data):
     v = fit.residual_var
     np.testing.assert_allclose(table["variance"].loc[["id", "Residual"]], [v * fit.share, v * (1 - fit.share)])
     np.testing.assert_allclose(table["share"].loc[["id", "Residual"]], [fit.share, 1 - fit.share])
+    in_fit = mean[0] + mean[1] * frame["x"] + frame["o"] + G @ b
+    np.testing.assert_allclose(fit.predict(random="none")["y"], in_fit, atol=2e-3)
+    np.testing.assert_allclose(fit.fitted()["y"], in_fit + blup.to_numpy(), atol=2e-3)
     new, dosages = with_u.iloc[[5, 60]].assign(o=[1.0, -2.0]), G.iloc[[5, 60]]
     fixed = mean[0] + mean[1] * new["x"] + new["o"] + dosages @ b
     np.testing.assert_allclose(fit.predict(new, markers=dosages, random="none")["y"], fixed, atol=2e-3)
