@@ -135,10 +135,11 @@ def known(sampled):
     out["residual_var"] = np.exp(0.2 * PLACE[:, None, None] + wobble(5)) * UNIT**2
     out["B"] = (place + wobble(2, 5) + [[1.0], [-0.5]]) * UNIT
     out["cis"] = 2.0 + PLACE[:, None, None] + wobble(3)
-    whole = tables.covariance_draws(out["Lambda"], out["h2_factor"], out["h2_residual"], out["residual_var"])
+    parts, whole = parts_and_variances(sampled, (out, factors))
     out["G"], out["R"] = np.moveaxis(whole[:-1], 0, 2), whole[-1]
     diagonals = np.einsum("mcdjj->mcdj", whole)
     out["G_diag"], out["R_diag"] = np.moveaxis(diagonals[:-1], 0, 2), diagonals[-1]
+    diagonals = np.einsum("mcdjj->mcdj", parts)
     out["h2"] = np.moveaxis(diagonals[:-1] / diagonals.sum(axis=0), 0, 2)
     for label in TERMS:
         levels = sampled.posterior[f"U_{label}"].shape[2]
@@ -165,6 +166,20 @@ def with_draws(sampled, known, names):
     return dataclasses.replace(sampled, posterior=posterior)
 
 
+def square_units(fit):
+    """Squared value of the covariate at which the share of each random effect is; then one for the residual."""
+    return np.array([*(getattr(component, "unit", 1.0) ** 2 for component in fit.components), 1.0])
+
+
+def parts_and_variances(fit, known):
+    """Part of each random effect, then of the residual, in the covariance of the traits; and for one unit of a slope.
+
+    Both (terms + 1, chain, draw, trait, trait): shares are of the parts.
+    """
+    parts = tables.covariance_draws(*(known[0][name] for name in PARTS))
+    return parts, parts / square_units(fit)[:, None, None, None, None]
+
+
 def same(ours, expected, **options):
     np.testing.assert_allclose(ours, expected, **({"rtol": 1e-9, "atol": 1e-12} | options))
 
@@ -183,19 +198,18 @@ def test_the_layout_is_as_bad_as_it_says(sampled):
 
 
 def test_variances_and_shares(fit, known):
-    whole = tables.covariance_draws(*(known[0][name] for name in PARTS))
-    diagonals = np.einsum("mcdjj->mcdj", whole)
-    total = diagonals.sum(axis=0)
+    parts, variances = (np.einsum("mcdjj->mcdj", whole) for whole in parts_and_variances(fit, known))
+    total = parts.sum(axis=0)
     varcorr, h2 = fit.varcorr(prob=0.8), fit.h2(prob=0.8)
     assert list(varcorr.index.get_level_values("term").unique()) == [*TERMS, "Residual"]
     assert list(h2.index.get_level_values("term").unique()) == TERMS
     for m, term in enumerate([*TERMS, "Residual"]):
-        for name, expected in tables.summary(diagonals[m], 0.8).items():
+        for name, expected in tables.summary(variances[m], 0.8).items():
             same(varcorr.loc[term, name].loc[TRAITS], expected)
-        same(varcorr.loc[term, "share"].loc[TRAITS], tables.pooled(diagonals[m] / total).mean(axis=0))
-        same(fit.variance_draws(term), diagonals[m])
+        same(varcorr.loc[term, "share"].loc[TRAITS], tables.pooled(parts[m] / total).mean(axis=0))
+        same(fit.variance_draws(term), variances[m])
         if term != "Residual":
-            for name, expected in tables.summary(diagonals[m] / total, 0.8).items():
+            for name, expected in tables.summary(parts[m] / total, 0.8).items():
                 same(h2.loc[term, name].loc[TRAITS], expected)
 
 
@@ -212,7 +226,7 @@ def test_shares_without_stored_ones(sampled, known):
 def test_covariances_and_correlations(sampled, fit, known, stored):
     """Means of matrices and of correlations (a ratio of means is another number), trait by trait."""
     result = fit if stored == "parts" else with_draws(sampled, known, ["G", "R"])
-    whole = tables.covariance_draws(*(known[0][name] for name in PARTS))
+    _, whole = parts_and_variances(fit, known)
     for m, term in enumerate([*TERMS, "Residual"]):
         mean = tables.pooled(whole[m]).mean(axis=0)
         table = result.R() if term == "Residual" else result.G(term)
@@ -394,7 +408,7 @@ def test_levels_that_nobody_knows(fit, known, new_rows):
 
 def test_diagnostics_of_chains_in_different_places(fit, known):
     """Every row by its own formulas; chains that disagree must not look well mixed."""
-    whole = tables.covariance_draws(*(known[0][name] for name in PARTS))
+    parts, whole = parts_and_variances(fit, known)
     table = fit.diagnostics()
     for (variable, term, trait), row in table.iterrows():
         if variable == "cis":
@@ -405,10 +419,11 @@ def test_diagnostics_of_chains_in_different_places(fit, known):
             first, *second = (TRAITS.index(name) for name in trait.split(" ~ "))
             draws = whole[m][:, :, first, second[0] if second else first]
             if variable == "h2":
-                draws = draws / np.einsum("mcdjj->mcdj", whole).sum(axis=0)[..., first]
+                draws = parts[m][:, :, first, first] / np.einsum("mcdjj->mcdj", parts).sum(axis=0)[..., first]
         moments = tables.summary(draws, 0.9)
         same(row[["mean", "sd"]].to_numpy(float), [moments["mean"], moments["sd"]], rtol=1e-8)
-        same(row["r_hat"], tables.rhat(draws), rtol=1e-8)
+        # Ranks of values that are equal but for rounding.
+        same(row["r_hat"], tables.rhat(draws), rtol=1e-3)
         # Where chains never forget, it matters how the last pair of autocorrelations is cut.
         same(row["ess_bulk"], tables.ess_bulk(draws), rtol=0.1)
         same(row["ess_tail"], tables.ess_tail(draws), rtol=0.1)
