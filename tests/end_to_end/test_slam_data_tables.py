@@ -1,6 +1,7 @@
 """``scale="data"`` recomputed by loops from known draws: counts of two laws beside a measured trait, permuted inside.
 
-An offset, two grouping factors, three chains in different places; the links name their traits in another order than Y.
+An offset, a covariate of one trait, two grouping factors, three chains in different places; the links name their
+traits in another order than Y.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ def frame():
             "field": [f"f{i % 7}" for i in range(N)],
             "x": np.round(rng.standard_normal(N), 1),
             "o": np.round(0.5 * rng.standard_normal(N), 1),
+            "c": rng.binomial(2, 0.4, N).astype(float),
         }
     )
 
@@ -45,6 +47,7 @@ def known(frame):
             "~ x + offset(o) + (1 | line) + (1 | field)", frame, Y=Y, n_factors=2, draws=4, burn=4, seed=1,
             chains=CHAINS, link=[("negative_binomial", ["many", "few"]), ("identity", ["size"]), ("poisson", ["rare"])],
             store=(*sg.DEFAULT_STORE, "U", "G", "R"), h2_grid=4, progress=False,
+            cis={"few": ["c"]},
         )  # fmt: skip
     assert list(fit.chains.problem.order) != [0, 1, 2, 3]
     cd, place = (CHAINS, DRAWS), np.array([0.0, 0.4, -0.3])[:, None, None]
@@ -54,6 +57,7 @@ def known(frame):
         "h2_residual": np.moveaxis(rng.dirichlet([2, 2, 2], (*cd, 4))[..., :2], -1, -2),
         "residual_var": np.exp(0.2 * rng.standard_normal((*cd, 4)) + place) * UNIT**2,
         "B": (place[..., None] + 0.3 * rng.standard_normal((*cd, 2, 4)) + [[1.0], [0.5]]) * UNIT,
+        "cis": 0.6 + place + 0.1 * rng.standard_normal((*cd, 1)),
         "dispersion": np.exp(0.2 * rng.standard_normal((*cd, 2)) + place + [np.log(0.3), np.log(1.5)]),
         "U_line": (place[..., None] + 0.7 * rng.standard_normal((*cd, 10, 4))) * UNIT,
         "U_field": (place[..., None] + 0.7 * rng.standard_normal((*cd, 7, 4))) * UNIT,
@@ -73,7 +77,7 @@ def result(known, names):
     return dataclasses.replace(fit, posterior=posterior)
 
 
-COMMON = ("B", "dispersion", "U_line", "U_field", "Data_mean")
+COMMON = ("B", "cis", "dispersion", "U_line", "U_field", "Data_mean")
 
 
 def moments(trait, location, V, dispersion):
@@ -85,6 +89,12 @@ def moments(trait, location, V, dispersion):
     return mean, mean, mean + mean**2 * ((1 + extra) * np.exp(V) - 1)
 
 
+def fixed_part(draws, c, d, j, rows):
+    """Offset, fixed effects and the covariate of one trait."""
+    own = draws["cis"][c, d, 0] * rows["c"] if TRAITS[j] == "few" else 0.0
+    return (rows["o"] + draws["B"][c, d, 0, j] + draws["B"][c, d, 1, j] * rows["x"] + own).to_numpy()
+
+
 def slopes_and_totals(known, frame):
     """Of every draw and trait: mean slope over the rows, and variance of the data with that between rows."""
     _, draws, whole = known
@@ -92,9 +102,9 @@ def slopes_and_totals(known, frame):
     for c in range(CHAINS):
         for d in range(DRAWS):
             for j, trait in enumerate(TRAITS):
-                location = frame["o"] + draws["B"][c, d, 0, j] + draws["B"][c, d, 1, j] * frame["x"]
+                location = fixed_part(draws, c, d, j, frame)
                 V = whole[:, c, d, j, j].sum()
-                mean, slopes, variance = moments(trait, location.to_numpy(), V, draws["dispersion"][c, d])
+                mean, slopes, variance = moments(trait, location, V, draws["dispersion"][c, d])
                 slope[c, d, j] = slopes.mean()
                 total[c, d, j] = variance.mean() + np.mean((mean - mean.mean()) ** 2)
     return slope, total
@@ -127,7 +137,7 @@ def test_predictions(known, frame, random):
     for c in range(CHAINS):
         for d in range(DRAWS):
             for j, trait in enumerate(TRAITS):
-                location = (new["o"] + draws["B"][c, d, 0, j] + draws["B"][c, d, 1, j] * new["x"]).to_numpy()
+                location = fixed_part(draws, c, d, j, new)
                 V = whole[2, c, d, j, j]
                 for m, label in enumerate(["line", "field"]):
                     if label in labels:

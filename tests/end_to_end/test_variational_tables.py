@@ -40,7 +40,9 @@ def quietly(fitter, *args, **options):
 def data():
     rng = np.random.default_rng(2)
     G = markers(rng)
-    G["m03"] = np.where(np.arange(N) < 3, (G["m02"] + 1) % 3, G["m02"])  # nearly the same: neither can be told from the other
+    G["m03"] = np.where(
+        np.arange(N) < 3, (G["m02"] + 1) % 3, G["m02"]
+    )  # nearly the same: neither can be told from the other
     frame = pd.DataFrame({"x": rng.standard_normal(N), "o": 2 * rng.standard_normal(N)}, G.index)
     signal = 0.8 * G["m02"] - 0.7 * G["m13"] + 0.4 * G["m20"]
     frame["y"] = 5 + frame["x"] + frame["o"] + signal + rng.standard_normal(N)
