@@ -168,7 +168,7 @@ def with_draws(sampled, known, names):
 
 def square_units(fit):
     """Squared value of the covariate at which the share of each random effect is; then one for the residual."""
-    return np.array([*(getattr(component, "unit", 1.0) ** 2 for component in fit.components), 1.0])
+    return np.array([*(component.unit**2 for component in fit.components), 1.0])
 
 
 def parts_and_variances(fit, known):
@@ -476,6 +476,19 @@ def test_the_last_draw_is_the_state(sampled):
             atol=1e-12,
         )
         assert np.abs(state.kappa - 1.0).max() > 0.01, "nothing to see: the factors have unit variance inside too"
+
+
+def test_the_last_draw_has_its_own_variances(sampled, data):
+    """Stored matrices, diagonals and shares follow from stored parts; a slope's share is at its root mean square."""
+    seen = data[0]["x"].to_numpy()[np.setdiff1d(np.arange(48), SILENT)]
+    same(square_units(sampled), [1.0, np.mean(seen**2), 1.0, 1.0])
+    drawn = {name: values.to_numpy() for name, values in sampled.posterior.items()}
+    parts, variances = parts_and_variances(sampled, (drawn, None))
+    same(drawn["G"], np.moveaxis(variances[:-1], 0, 2))
+    same(drawn["R"], variances[-1])
+    same(drawn["G_diag"], np.einsum("mcdjj->cdmj", variances[:-1]))
+    same(drawn["R_diag"], np.einsum("cdjj->cdj", variances[-1]))
+    same(drawn["h2"], np.einsum("mcdjj->cdmj", parts[:-1]) / np.einsum("mcdjj->cdj", parts)[:, :, None])
 
 
 def test_rows_without_data(long, data):
