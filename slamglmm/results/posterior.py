@@ -500,14 +500,12 @@ class SlamResult(Result):
         -------
         DataFrame, row × trait
         """
+        name = "Eta_mean"
         if _is_data(scale) and self.data_scales:
             self._all_data_scales()
             name = "Data_mean"
-        else:
-            name = "Eta_mean"
-        from_draws = name == "Eta_mean" and name not in self.posterior and "Eta" in self.posterior
-        values = self._values("Eta").mean(axis=(0, 1)) if from_draws else self._values(name).mean(axis=0)
-        return pd.DataFrame(values, index=self.design.X.index, columns=self.traits)
+        # Draws of "Eta" would not do: latent traits have their residuals in them, measured ones are the data.
+        return pd.DataFrame(self._values(name).mean(axis=0), index=self.design.X.index, columns=self.traits)
 
     def predict(
         self,

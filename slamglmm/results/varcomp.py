@@ -510,7 +510,9 @@ class HeResult(Result):
 
     @property
     def _n_parameters(self) -> int:
-        return self.design.X.shape[1] + len(self.factors[0]) + 1
+        # A column that is a combination of others has no parameter of its own.
+        n_fixed = int(np.count_nonzero(~np.isnan(self.model.coefficients()[0][0])))
+        return n_fixed + len(self.factors[0]) + 1
 
     @property
     def _centred_at_estimate(self) -> bool:

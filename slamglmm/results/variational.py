@@ -198,6 +198,11 @@ class SparseLmmResult(VariationalResult):
         Series
             mean, lower, upper. For the binomial family on the scale of the linear predictor, the logistic
             distribution's variance counting as residual.
+
+        Notes
+        -----
+        The fitted posterior takes the variances as known and the markers as independent, so the interval is too short:
+        intervals of 90 % held the truth in two of three simulated data sets (250 rows, 40 markers in pairs).
         """
         tail = (1.0 - probability(interval, "interval")) / 2.0
         check = Options({"draws": draws, "seed": seed}, "pve")

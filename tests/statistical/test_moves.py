@@ -90,13 +90,16 @@ def test_move_keeps_the_joint_law(move, prior):
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_swaps_reach_every_pair(k):
     """Pairs of both parities, and never a column lost or doubled."""
-    problem = tiny_problem(n=8, p=6, k=k, grid=3)
+    problem = tiny_problem(n=8, p=6, k=k, grid=3, factor_formula="~ x", loadings_on="~ t")
     state = start_state(problem, np.random.SeedSequence(1))
     state.scales.row[:] = 1.0  # every exchange is accepted
     state.kappa[:] = np.arange(k)
     state.factors[:] = np.arange(k)[:, None]
     state.coef[:, problem.b :] = np.arange(k)
     state.scales.local[:] = np.arange(k)
+    state.coef_factor[:] = np.arange(k)[:, None]
+    state.loading_effects[:] = np.arange(k)[:, None]
+    state.loading_effect_var[:] = np.arange(k)
     state.gamma[:] = np.arange(k) % len(problem.grid.cell)
     seen = set()
     for _ in range(200):
@@ -106,7 +109,8 @@ def test_swaps_reach_every_pair(k):
         moved = np.flatnonzero(state.kappa != before)
         seen |= {(int(a), int(b)) for a, b in zip(moved[::2], moved[1::2], strict=True)}
         assert sorted(state.kappa) == list(range(k))
-        for same in (q, state.factors[:, 0], state.coef[0, problem.b :], state.scales.local[0]):
+        moved_too = (q, state.factors[:, 0], state.coef[0, problem.b :], state.scales.local[0], state.coef_factor[:, 0])
+        for same in (*moved_too, state.loading_effects[:, 0], state.loading_effects[:, 1], state.loading_effect_var):
             assert np.array_equal(same, state.kappa)
         assert np.array_equal(state.gamma, state.kappa.astype(int) % len(problem.grid.cell))
     assert seen == {(i, i + 1) for i in range(k - 1)}

@@ -193,6 +193,7 @@ class DrawBuffer:
         self.n = 0
         self._n_draws = n_draws
         self._most_factors = problem.most_factors
+        self._active = problem.active
         self._dtype = dtype
         self._readers: dict[str, Callable[[Snapshot], np.ndarray]] = {
             "h2": Snapshot.h2,
@@ -243,7 +244,10 @@ class DrawBuffer:
         # Effects of columns that cannot be estimated may be NaN; everything else is a number or the chain is lost.
         if name != "B":
             float32 = "float32 holds numbers up to 3e38: store_dtype='float64' up to 1e308."
-            refuse_not_finite("slam", {name: self.values[name][self.n]}, float32 if self._dtype == "float32" else "")
+            kept = self.values[name][self.n]
+            # Rows without data take no part in the chain and have no latent traits.
+            kept = kept[self._active] if name == "Eta" else kept
+            refuse_not_finite("slam", {name: kept}, float32 if self._dtype == "float32" else "")
 
     def drawn(self) -> dict[str, np.ndarray]:
         """The draws so far, loadings as (draw, factor, trait)."""
