@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -16,6 +15,7 @@ from scipy.special import expit
 from ..errors import OptionError, shortlist
 from ..options import Options, probability
 from .base import Result
+from .files import FIT, read_pickle, write_pickle
 from .new_markers import marker_part
 from .show import Summary, mr_mash_summary, sparse_lmm_fits_summary, sparse_lmm_summary
 
@@ -98,17 +98,12 @@ class VariationalResult(Result):
         _write_fields(self, folder)
 
     @classmethod
-    def _read(cls, folder: Path) -> VariationalResult:
-        return cls(**_read_fields(folder))
+    def _read(cls, folder: Path, checksum: bool) -> VariationalResult:
+        return cls(**read_pickle(folder / FIT, checksum))
 
 
 def _write_fields(result: Result, folder: Path) -> None:
-    content = {f.name: getattr(result, f.name) for f in fields(result)}
-    (folder / "fit.pickle").write_bytes(pickle.dumps(content))
-
-
-def _read_fields(folder: Path) -> dict[str, Any]:
-    return pickle.loads((folder / "fit.pickle").read_bytes())
+    write_pickle(folder / FIT, {f.name: getattr(result, f.name) for f in fields(result)})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -448,8 +443,8 @@ class SparseLmmFits(Result, Mapping[str, SparseLmmResult]):
         _write_fields(self, folder)
 
     @classmethod
-    def _read(cls, folder: Path) -> SparseLmmFits:
-        return cls(**_read_fields(folder))
+    def _read(cls, folder: Path, checksum: bool) -> SparseLmmFits:
+        return cls(**read_pickle(folder / FIT, checksum))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
