@@ -69,8 +69,8 @@ class EndedChains:
         """
         raise OptionError(
             f"extend: these chains were run by another version of slamglmm (saved by {self.version}, this is "
-            f"{__version__}), whose sampler may count in other units. Its draws stay good; for more of them extend with "
-            "that version, or fit again."
+            f"{__version__}), whose sampler may count in other units. Its draws stay good; for more of them extend "
+            "with that version, or fit again."
         )
 
 

@@ -71,7 +71,8 @@ def perturbations(value):
             yield other
         if value.ndim == 2 and value.shape[1] > 1:
             yield value[:, ::-1]
-        yield value[:-1]
+        if value.ndim == 1:
+            yield value[:-1]
     elif isinstance(value, pd.Index):
         yield value.map(lambda label: f"{label}'" if label == value[-1] else label)
         yield value[::-1]
