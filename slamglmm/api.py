@@ -126,7 +126,8 @@ def slam(
         Precision of what is kept, in memory and on disk; the chain itself always runs in float64.
     out : str or Path, optional
         Folder that gets the draws as they come and becomes a saved result. The same call goes on with a run that was
-        killed (to the bit, from the last write) and returns one that was finished.
+        killed (from the last write; to the bit with equal versions and BLAS kernel) and returns one that was finished.
+        Any other call is refused and told what differs; so is a second process at the same time.
     progress : bool, optional
         Show a progress bar; by default on a terminal or in a notebook. Ctrl-C keeps the draws so far.
 
@@ -138,6 +139,8 @@ def slam(
     ------
     FormulaError, DataError, RelmatError, OptionError
         The message says what was expected, what came, and what to do.
+    StorageError
+        `out` cannot be written, is in use by another process, or holds damaged files; its disk is full.
 
     References
     ----------

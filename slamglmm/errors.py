@@ -55,6 +55,10 @@ class FitError(SlamError, RuntimeError):
     """A fit broke down numerically."""
 
 
+class StorageError(SlamError, OSError):
+    """A file or folder cannot be written, is in use by another process, or is damaged."""
+
+
 class SlamWarning(UserWarning):
     """Base of all warnings issued by slamglmm."""
 
@@ -76,7 +80,7 @@ class ConvergenceWarning(SlamWarning):
 
 
 class StorageWarning(SlamWarning):
-    """What a run will keep is large."""
+    """What a run will keep is large, or its folder is on a file system or machine where less can be promised."""
 
 
 def shortlist(items: Iterable[object], limit: int = 5) -> str:

@@ -229,6 +229,30 @@ class Design:
             n_dropped=self.n_dropped + self.n - len(rows),
         )
 
+    def digest(self) -> dict[str, str]:
+        """Fingerprint every part that can change a number, so that two designs can be compared across sessions.
+
+        Covered are all fields of the design and of its random terms: values, names of columns, labels of rows and
+        levels, relationship matrices with their pattern, offset and weights. Left out is only how new rows are
+        encoded, which follows from these.
+
+        Returns
+        -------
+        dict of str to str
+            Name of the part, such as ``"offset"`` or ``"codes of 'line'"`` -> hexadecimal digits.
+
+        Examples
+        --------
+        >>> import pandas as pd, slamglmm as sg
+        >>> frame = pd.DataFrame({"y": [1.0, 2.0, 4.0], "x": [0, 1, 2]})
+        >>> first, other = sg.design("y ~ x", frame).digest(), sg.design("y ~ x", frame.assign(x=[0, 1, 3])).digest()
+        >>> [part for part in first if first[part] != other[part]]
+        ['X']
+        """
+        from .digest import design_digest
+
+        return design_digest(self)
+
     def new(self, newdata: Any, new_levels: str = "error", terms: Sequence[str] | None = None) -> Design:
         """Encode new rows exactly as the rows of this design: same transforms, contrasts and levels.
 

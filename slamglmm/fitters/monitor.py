@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import StorageError
+
 
 @dataclass
 class Ticker:
@@ -29,17 +31,24 @@ class Ticker:
 
     path: str
     chain: int
+    parent: int | None = None
 
     def __post_init__(self) -> None:
         self._counters = np.memmap(self.path, dtype=np.int64, mode="r+")
 
     def __reduce__(self) -> tuple:
-        return Ticker, (self.path, self.chain)
+        return _in_worker, (self.path, self.chain)
 
     def tick(self, iteration: int) -> bool:
         """Report an iteration; True means stop now."""
         self._counters[1 + self.chain] = iteration
-        return bool(self._counters[0])
+        # A worker whose parent was killed must not go on writing where the next call does.
+        orphaned = self.parent is not None and os.getppid() != self.parent
+        return orphaned or bool(self._counters[0])
+
+
+def _in_worker(path: str, chain: int) -> Ticker:
+    return Ticker(path, chain, os.getppid())
 
 
 @contextmanager
@@ -53,10 +62,13 @@ def monitor(chains: int, total: int, progress: bool | None, label: str) -> Itera
         None shows the bar on a terminal or in a notebook only.
     label : str
         What the bar says.
+
+    Raises
+    ------
+    StorageError
+        There is no place for temporary files.
     """
-    handle, path = tempfile.mkstemp(prefix="slamglmm-", suffix=".progress")
-    os.close(handle)
-    Path(path).write_bytes(bytes(8 * (1 + chains)))
+    path = _progress_file(chains)
     counters = np.memmap(path, dtype=np.int64, mode="r+")
     done = threading.Event()
     shower = None
@@ -71,6 +83,23 @@ def monitor(chains: int, total: int, progress: bool | None, label: str) -> Itera
         if shower is not None:
             shower.join()
         Path(path).unlink(missing_ok=True)
+
+
+def _progress_file(chains: int) -> str:
+    path = None
+    try:
+        handle, path = tempfile.mkstemp(prefix="slamglmm-", suffix=".progress")
+        os.close(handle)
+        Path(path).write_bytes(bytes(8 * (1 + chains)))
+    except OSError as error:
+        if path is not None:
+            Path(path).unlink(missing_ok=True)
+        raise StorageError(
+            f"chains need a place for a small temporary file, and there is none ({error.strerror or error}; TMPDIR is "
+            f"{os.environ.get('TMPDIR')!r}). Set the environment variable TMPDIR to a folder that can be written, then "
+            "start Python again."
+        ) from error
+    return path
 
 
 def _show(counters: np.ndarray, total: int, label: str, done: threading.Event) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import scipy.linalg  # noqa: F401  (the limiter below sees only libraries that are loaded: SciPy's BLAS must be)
 from threadpoolctl import threadpool_limits
 
 BLOCK = 64
+# Where Linux says how much memory a container may have.
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def blocks(n: int, size: int = BLOCK) -> list[slice]:
@@ -24,11 +27,21 @@ def blocks(n: int, size: int = BLOCK) -> list[slice]:
 
 
 def memory_size() -> float:
-    """Bytes of memory of this machine; infinity where the system does not say."""
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
+    """Bytes of memory this process may have: those of the machine, or of its container or limit if that is less.
+
+    Infinity where the system does not say.
+    """
+    sizes = [float("inf")]
+    with suppress(AttributeError, ValueError, OSError):
+        sizes.append(float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ImportError, OSError):
+        from resource import RLIM_INFINITY, RLIMIT_AS, getrlimit
+
+        limit = getrlimit(RLIMIT_AS)[0]
+        sizes.append(float("inf" if limit == RLIM_INFINITY else limit))
+    with suppress(OSError, ValueError):  # "max" is no number
+        sizes.append(float(int(CONTAINER_LIMIT.read_text())))
+    return min(sizes)
 
 
 @contextmanager

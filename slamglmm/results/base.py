@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .. import __version__
-from ..errors import DataError, FitError
+from ..errors import FitError
+from .files import (
+    check_files,
+    check_replaceable,
+    class_of,
+    content_folder,
+    current_content,
+    disk_errors,
+    folder_path,
+    locked,
+    make_folder,
+    new_place,
+    read_manifest,
+    remove_unused,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..design import Design
     from .show import Summary
-
-# File in a saved folder that says which class reads the rest.
-MANIFEST = "slamglmm.json"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +57,9 @@ class Result(ABC):
     version: str
     seconds: float
     notes: tuple[str, ...]
+
+    # Folder with what of this very object is read when it is looked at; no field, so that changed copies have none.
+    _home: ClassVar[Path | None] = None
 
     @property
     def formula(self) -> str:
@@ -91,7 +103,8 @@ class Result(ABC):
         Parameters
         ----------
         path : str or Path
-            A new or empty folder, or one that holds a saved result (which is replaced).
+            A new or empty folder, or one that holds a saved result. That one is replaced in one step when the new one
+            is whole: interrupted at any moment, the old or the new result can be loaded.
 
         Returns
         -------
@@ -100,21 +113,29 @@ class Result(ABC):
         Raises
         ------
         DataError
-            The folder holds something else.
+            The folder holds something else, or part of the fit cannot be pickled.
+        StorageError
+            The folder cannot be written, its disk is full, or another process is writing there.
+        OptionError
+            `path` is no path.
         """
-        folder = Path(path)
-        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
-            raise DataError(f"save({str(path)!r}): expected a new or empty folder, or a saved result to replace.")
-        folder.mkdir(parents=True, exist_ok=True)
-        # The manifest goes first and comes back last, so a folder without one was not written to the end.
-        (folder / MANIFEST).unlink(missing_ok=True)
-        self._write(folder)
-        self._write_manifest(folder)
+        call = f"save({str(path)!r})"
+        folder = folder_path(path, call)
+        check_replaceable(folder, call)
+        if self._home is not None and self._home == current_content(folder):
+            return folder  # it is what the folder holds
+        make_folder(folder, call)
+        again = "Make room and save again; what was there before is untouched."
+        with disk_errors(folder, call, again), locked(folder, call):
+            content = new_place(folder)
+            try:
+                (folder / content).mkdir()
+                self._write(folder / content)
+                write_manifest(folder, type(self), content)
+            finally:
+                # Of the old and the new content the one that the manifest does not name.
+                remove_unused(folder)
         return folder
-
-    def _write_manifest(self, folder: Path) -> None:
-        manifest = {"class": f"{type(self).__module__}:{type(self).__qualname__}", "version": __version__}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
     @abstractmethod
     def _write(self, folder: Path) -> None:
@@ -122,8 +143,8 @@ class Result(ABC):
 
     @classmethod
     @abstractmethod
-    def _read(cls, folder: Path) -> Result:
-        """Read a folder that `save` wrote; `slamglmm.load` finds the class."""
+    def _read(cls, folder: Path, checksum: bool) -> Result:
+        """Read what `_write` wrote; `slamglmm.load` finds the class, and knows whether there are checksums."""
 
 
 def refuse_not_finite(fitter: str, numbers: Mapping[str, Any], advice: str = "") -> None:
@@ -168,6 +189,11 @@ def load(path: str | Path) -> Any:
     ------
     DataError
         Not a folder with a saved result.
+    StorageError
+        A file is absent or damaged, or was written by a later version; the message names it. Draws of more than 512 MB
+        stay on disk until they are looked at, and are checked then.
+    OptionError
+        `path` is no path.
 
     Notes
     -----
@@ -182,10 +208,10 @@ def load(path: str | Path) -> Any:
     >>> sg.load("my_fit").varcorr().equals(fit.varcorr())
     True
     """
-    manifest = Path(path) / MANIFEST
-    if not manifest.exists():
-        raise DataError(f"load({str(path)!r}): no saved result there (expected a folder with {MANIFEST}).")
-    module, name = json.loads(manifest.read_text())["class"].split(":")
-    if not module.startswith("slamglmm."):
-        raise DataError(f"load({str(path)!r}): {module}:{name} is not a slamglmm result.")
-    return getattr(import_module(module), name)._read(Path(path))
+    call = f"load({str(path)!r})"
+    folder = folder_path(path, call)
+    manifest = read_manifest(folder, call)
+    made = class_of(manifest, call)
+    content = content_folder(folder, manifest)
+    check_files(content, manifest)
+    return made._read(content, checksum="format" in manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -13,16 +12,19 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from .. import __version__
 from ..design.aliasing import warn_not_estimable
 from ..diagnostics import diagnose
-from ..errors import DataError, OptionError, shortlist
+from ..errors import OptionError, shortlist
 from ..options import Options, probability
 from ..relmat import effects_of_markers
 from . import covariance, data_scale
 from .alignment import align_loadings, factors_carrying
+from .arrays import damage_named, open_arrays, write_arrays
 from .base import Result
 from .curves import CurveBasis, curve_table
 from .data_scale import TraitScale
+from .files import FIT, HERE, POSTERIOR, read_pickle, write_manifest, write_pickle
 from .show import Summary, slam_summary
 
 if TYPE_CHECKING:
@@ -46,6 +48,31 @@ class Continuation(Protocol):
 
     def extend(self, result: SlamResult, draws: int, progress: bool | None) -> SlamResult:
         """A new result with more draws from the same streams."""
+
+
+@dataclass(frozen=True)
+class EndedChains:
+    """Chains that another version of slamglmm ran: their states may be in other units, so they cannot go on here.
+
+    Attributes
+    ----------
+    version : str
+    """
+
+    version: str
+
+    def extend(self, result: SlamResult, draws: int, progress: bool | None) -> SlamResult:
+        """Refuse.
+
+        Raises
+        ------
+        OptionError
+        """
+        raise OptionError(
+            f"extend: these chains were run by another version of slamglmm (saved by {self.version}, this is "
+            f"{__version__}), whose sampler may count in other units. Its draws stay good; for more of them extend "
+            "with that version, or fit again."
+        )
 
 
 @dataclass(frozen=True)
@@ -881,6 +908,11 @@ class SlamResult(Result):
         SlamResult
             A new result; this one is unchanged.
 
+        Raises
+        ------
+        OptionError
+            The fit was loaded, and another version of slamglmm made it.
+
         Examples
         --------
         >>> import slamglmm as sg
@@ -916,7 +948,7 @@ class SlamResult(Result):
     # -- disk -------------------------------------------------------------------------------------------------------
 
     def _write(self, folder: Path) -> None:
-        self._to_zarr(self.posterior, folder, mode="w")
+        write_arrays(self.posterior, folder / POSTERIOR)
         self._write_rest(folder)
 
     def finish(self, folder: Path) -> None:
@@ -927,35 +959,29 @@ class SlamResult(Result):
         folder : Path
         """
         means = [name for name, values in self.posterior.items() if "draw" not in values.dims]
-        self._to_zarr(self.posterior[means].assign_coords(self.posterior.coords), folder, mode="a")
+        write_arrays(self.posterior[means].assign_coords(self.posterior.coords), folder / POSTERIOR, mode="a")
         self._write_rest(folder)
-        self._write_manifest(folder)
-
-    @staticmethod
-    def _to_zarr(values: xr.Dataset, folder: Path, mode: Literal["w", "a"]) -> None:
-        text = {
-            name: np.array([str(v) for v in c.to_numpy()])
-            for name, c in values.coords.items()
-            if c.dtype.kind not in "iufb"
-        }
-        values.assign_coords(text).to_zarr(folder / "posterior.zarr", mode=mode, zarr_format=2, consolidated=False)
+        write_manifest(folder, type(self), HERE)
+        object.__setattr__(self, "_home", folder)
 
     def _write_rest(self, folder: Path) -> None:
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "posterior"}
-        try:
-            (folder / "fit.pickle").write_bytes(pickle.dumps(rest))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise DataError(
-                f"save: part of the fit cannot be pickled ({error}). A prior given as a lambda is the usual reason: "
-                "define it as a function in a module, or pass an array of masses."
-            ) from error
+        write_pickle(folder / FIT, {f.name: getattr(self, f.name) for f in fields(self) if f.name != "posterior"})
 
     @classmethod
-    def _read(cls, folder: Path) -> SlamResult:
-        # Large draws stay on disk until they are looked at.
-        rest = pickle.loads((folder / "fit.pickle").read_bytes())
-        posterior = xr.open_zarr(folder / "posterior.zarr", chunks=None, consolidated=False)
-        return cls(posterior=posterior.load() if posterior.nbytes < LAZY_BYTES else posterior, **rest)
+    def _read(cls, folder: Path, checksum: bool) -> SlamResult:
+        rest = read_pickle(folder / FIT, checksum)
+        if not checksum:  # of a time when the version did not change with the sampler
+            rest["chains"] = EndedChains(f"an early {rest['version']}")
+        elif rest["version"] != __version__:
+            rest["chains"] = EndedChains(rest["version"])
+        posterior = open_arrays(folder / POSTERIOR, checksum)
+        if posterior.nbytes < LAZY_BYTES:
+            with damage_named(folder / POSTERIOR):
+                posterior = posterior.load()
+            return cls(posterior=posterior, **rest)
+        fit = cls(posterior=posterior, **rest)
+        object.__setattr__(fit, "_home", folder)
+        return fit
 
     def with_draws(self, posterior: xr.Dataset, chains: Continuation, seconds: float, draws: int) -> SlamResult:
         """The same fit with another posterior; what `extend` returns.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..design.aliasing import fixed_part
 from ..errors import OptionError, shortlist
 from ..options import probability
 from .base import Result
+from .files import FIT, read_pickle, write_pickle
 from .new_markers import marker_part
 
 if TYPE_CHECKING:
@@ -638,11 +638,11 @@ class HeResult(Result):
             raise OptionError(f"a distance response has no {what}: it is no vector of values.")
 
     def _write(self, folder: Path) -> None:
-        (folder / "fit.pickle").write_bytes(pickle.dumps(self))
+        write_pickle(folder / FIT, self)
 
     @classmethod
-    def _read(cls, folder: Path) -> HeResult:
-        return pickle.loads((folder / "fit.pickle").read_bytes())
+    def _read(cls, folder: Path, checksum: bool) -> HeResult:
+        return read_pickle(folder / FIT, checksum)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -17,6 +16,7 @@ from ..design.aliasing import fixed_part
 from ..errors import OptionError, shortlist
 from ..options import Options, probability
 from .base import Result
+from .files import FIT, read_pickle, write_pickle
 from .new_markers import marker_part
 from .show import Summary, mr_mash_summary, sparse_lmm_fits_summary, sparse_lmm_summary
 
@@ -99,17 +99,12 @@ class VariationalResult(Result):
         _write_fields(self, folder)
 
     @classmethod
-    def _read(cls, folder: Path) -> VariationalResult:
-        return cls(**_read_fields(folder))
+    def _read(cls, folder: Path, checksum: bool) -> VariationalResult:
+        return cls(**read_pickle(folder / FIT, checksum))
 
 
 def _write_fields(result: Result, folder: Path) -> None:
-    content = {f.name: getattr(result, f.name) for f in fields(result)}
-    (folder / "fit.pickle").write_bytes(pickle.dumps(content))
-
-
-def _read_fields(folder: Path) -> dict[str, Any]:
-    return pickle.loads((folder / "fit.pickle").read_bytes())
+    write_pickle(folder / FIT, {f.name: getattr(result, f.name) for f in fields(result)})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -454,8 +449,8 @@ class SparseLmmFits(Result, Mapping[str, SparseLmmResult]):
         _write_fields(self, folder)
 
     @classmethod
-    def _read(cls, folder: Path) -> SparseLmmFits:
-        return cls(**_read_fields(folder))
+    def _read(cls, folder: Path, checksum: bool) -> SparseLmmFits:
+        return cls(**read_pickle(folder / FIT, checksum))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

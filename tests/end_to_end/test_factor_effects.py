@@ -86,7 +86,7 @@ def test_one_run_extended_saved_and_threaded(small, tmp_path):
     for name in result.posterior:
         np.testing.assert_array_equal(result.posterior[name], again.posterior[name], err_msg=name)
         np.testing.assert_array_equal(result.posterior[name], streamed.posterior[name], err_msg=name)
-    with pytest.raises(OptionError, match="differs in factor_formula"):
+    with pytest.raises(OptionError, match="differs in formula of factor_formula"):
         fit(frame, Y, relmat, out=tmp_path / "run", **(options | {"factor_formula": "~ x"}))
 
 

@@ -96,9 +96,9 @@ def test_one_run_extended_saved_threaded_and_streamed(small, kind, tmp_path, mon
     assert_same(whole, streamed)
     pd.testing.assert_frame_equal(whole.cis(), sg.load(tmp_path / "run").cis())
     other = frame.assign(**{next(iter(cis.values()))[0]: 1.0 * np.arange(len(frame))})
-    with pytest.raises(OptionError, match="differs in cis_values"):
+    with pytest.raises(OptionError, match=r"differs in cis\.values"):
         fit(data, other, Y, cis, out=tmp_path / "run", **options)
-    with pytest.raises(OptionError, match="differs in cis,"):
+    with pytest.raises(OptionError, match=r"differs in cis\.of_trait"):
         fit(data, frame, Y, dict(list(cis.items())[1:]), out=tmp_path / "run", **options)
 
 

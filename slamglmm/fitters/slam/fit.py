@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +19,11 @@ import xarray as xr
 from ... import __version__
 from ...design import Design
 from ...design.cis import CisColumns
-from ...errors import ConvergenceWarning, DataError, SlamWarning, StorageWarning, shortlist, warn
+from ...errors import ConvergenceWarning, DataError, FitError, OptionError, SlamWarning, StorageWarning, shortlist, warn
+from ...linalg.threads import memory_size
 from ...links import LinkChoice, Regression, kept_by_links
 from ...options import Options
-from ...priors import Priors
+from ...priors import Priors, share_grid
 from ...results import load
 from ...results.base import refuse_not_finite
 from ...results.curves import CurveBasis
@@ -31,7 +34,7 @@ from .chain import ChainRun, Schedule, run_chain
 from .draws import DEFAULT_STORE, draw_bytes, draw_shapes
 from .labelling import posterior_dataset
 from .problem import Problem, build_problem
-from .store import RunFolder, fingerprint
+from .store import AGAIN, RunFolder, fingerprint, in_its_folder
 
 # Draws of more than this are announced before the run.
 LARGE_BYTES = 2**30
@@ -60,7 +63,7 @@ def run_chains(
         The run was interrupted; the draws so far are kept, chains cut to the same length.
     """
     chains = len(seeds or previous or [])
-    n_jobs = min(schedule.n_jobs if schedule.n_jobs > 0 else os.cpu_count() or 1, chains)
+    n_jobs = _jobs(schedule, chains)
     threads = schedule.n_threads or _default_threads(problem, n_jobs)
     total = schedule.iterations if previous is None else schedule.draws * schedule.thin
 
@@ -78,10 +81,22 @@ def run_chains(
     else:
         from joblib import Parallel, delayed
 
-        with Parallel(n_jobs=n_jobs) as parallel:
-            with interrupts_ignored():
-                parallel(delayed(ignore_interrupts)() for _ in range(n_jobs))
-            runs = run_all(lambda tasks: parallel(delayed(_run_in_worker)(*task) for task in tasks))
+        try:
+            with Parallel(n_jobs=n_jobs) as parallel:
+                with interrupts_ignored():
+                    parallel(delayed(ignore_interrupts)() for _ in range(n_jobs))
+                runs = run_all(lambda tasks: parallel(delayed(_run_in_worker)(*task) for task in tasks))
+        except BrokenProcessPool as error:
+            raise FitError(
+                f"a process that ran a chain was killed or crashed, most often because memory ran out (n_jobs={n_jobs} "
+                "chains at the same time). "
+                + (
+                    "Give out='folder', so that draws stream to disk and the same call goes on where it was, or a "
+                    "smaller n_jobs."
+                    if folder is None
+                    else f"{AGAIN} A smaller n_jobs takes less memory and gives the same draws."
+                )
+            ) from error
     kept = _longest_rectangle([run.n_draws for run in runs])
     if not kept:
         raise KeyboardInterrupt("interrupted before the first kept draw")
@@ -94,6 +109,11 @@ def run_chains(
             ConvergenceWarning,
         )
     return runs
+
+
+def _jobs(schedule: Schedule, chains: int) -> int:
+    """Chains that run at the same time."""
+    return min(schedule.n_jobs if schedule.n_jobs > 0 else os.cpu_count() or 1, chains)
 
 
 def _longest_rectangle(lengths: Sequence[int]) -> list[int]:
@@ -135,6 +155,7 @@ class Chains:
                 # The first fit has said what there is to say about these data.
                 warnings.simplefilter("ignore", SlamWarning)
                 problem = build_problem(self.design, **self.model)
+        _check_size(problem, schedule, len(self.runs), None, result.posterior.nbytes)
         runs = run_chains(problem, schedule, None, self.runs, progress)
         others = (self.model.get("factor_design"), self.model.get("cis"))
         more = posterior_dataset(problem, self.design, runs, schedule.store, schedule.store_dtype, None, *others)
@@ -147,6 +168,7 @@ class Chains:
         return result.with_draws(joined, chains, max(run.seconds for run in runs), joined.sizes["draw"])
 
 
+@in_its_folder
 def fit_slam(
     design: Design,
     *,
@@ -170,10 +192,10 @@ def fit_slam(
     n_jobs: int,
     store: str | Sequence[str] | None,
     store_dtype: str,
-    out: str | Path | None,
+    out: RunFolder | None,
     progress: bool | None,
 ) -> SlamResult:
-    """Fit the model to a design; arguments as in `slamglmm.slam`."""
+    """Fit the model to a design; arguments as in `slamglmm.slam`, but for ``out``, whose folder is held meanwhile."""
     _check_options(locals())
     _check_magnitudes(design)
     store = (*DEFAULT_STORE, *kept_by_links(link)) if store is None else store
@@ -192,27 +214,27 @@ def fit_slam(
     if markers and markers_on != "both":
         options["markers_on"] = markers_on
         model["only_on"] = dict.fromkeys(markers, markers_on)
-    folder = None if out is None else RunFolder(Path(out))
+    call: dict[str, Any] = {}
     root = np.random.SeedSequence(seed)
-    if folder is not None:
-        lengths: dict[str, Any] = {"draws": draws, "burn": burn, "thin": thin, "chains": chains}
-        lengths |= {"store": schedule.store, "store_dtype": store_dtype}
-        columns: dict[str, Any] = {}
-        if factor_design is not None:
-            columns["factor_columns"] = factor_design.X.to_numpy()
-        if loadings_on is not None:
-            columns["trait_data"] = pd.DataFrame(trait_data).to_csv()
-        if cis is not None:
-            columns |= {"cis": list(cis.effects), "cis_values": cis.of_rows()}
-        root = np.random.SeedSequence(folder.claim(fingerprint(design, options | columns | lengths), seed))
-        if folder.finished:
-            return load(folder.path)
+    if out is not None:
+        decides = {**_priors_on_the_grid(priors, design, h2_grid), "n_factors": n_factors, "h2_grid": h2_grid}
+        decides |= {"link": link, "missing_memory": missing_memory, "markers": markers, "markers_on": markers_on}
+        decides |= {"factor_formula": factor_design, "loadings_on": loadings_on, "trait_data": trait_data}
+        decides |= {"cis": cis, "draws": draws, "burn": burn, "thin": thin, "chains": chains}
+        decides |= {"store": schedule.store, "store_dtype": store_dtype}
+        call = fingerprint(design, decides)
+        if out.begun:
+            root = np.random.SeedSequence(out.recognise(call, seed))
+            if out.finished:
+                return load(out.path)
     problem = build_problem(design, **model)
     refuse_not_finite("slam", {"the scale of the traits": problem.scale, "the scaled traits": problem.y})
     _check_size(problem, schedule, chains, out)
-    if folder is not None:
-        folder.create_arrays(draw_shapes(problem, schedule.store), store_dtype, chains, draws)
-    runs = run_chains(problem, schedule, root.spawn(chains), None, progress, folder)
+    if out is not None:
+        if not out.begun:
+            out.begin(call, root.entropy)
+        out.create_arrays(draw_shapes(problem, schedule.store), store_dtype, chains, draws)
+    runs = run_chains(problem, schedule, root.spawn(chains), None, progress, out)
     components = tuple(
         ComponentLabel(c.label, design.terms[c.term].label, c.effect, c.unit) for c in problem.components
     )
@@ -230,7 +252,7 @@ def fit_slam(
         "store": schedule.store,
         "store_dtype": store_dtype,
     }
-    posterior = posterior_dataset(problem, design, runs, schedule.store, store_dtype, folder, factor_design, cis)
+    posterior = posterior_dataset(problem, design, runs, schedule.store, store_dtype, out, factor_design, cis)
     fit = SlamResult(
         design=design,
         options=options,
@@ -249,8 +271,8 @@ def fit_slam(
         markers=markers,
         cis_columns=cis,
     )
-    if folder is not None and fit.options["draws"] == draws and len(runs) == chains:
-        fit.finish(folder.path)
+    if out is not None and fit.options["draws"] == draws and len(runs) == chains:
+        fit.finish(out.path)
     return fit
 
 
@@ -264,7 +286,6 @@ def _check_options(given: Mapping[str, Any]) -> None:
     check.seed()
     check.choice("markers_on", ("both", "factors", "traits"))
     check.flag("progress", optional=True)
-    check.path("out")
     store = given["store"]
     if store is not None and not (
         isinstance(store, str | list | tuple | set | frozenset | np.ndarray | pd.Index)
@@ -286,6 +307,21 @@ def _check_magnitudes(design: Design) -> None:
                 f"variances, which are squares: expected sizes from {SMALLEST:g} to {LARGEST:g}. Change its unit: "
                 f"divide by {size:.0e}, say."
             )
+
+
+def _priors_on_the_grid(priors: Priors, design: Design, h2_grid: int) -> dict[str, Any]:
+    """The priors, where those given as functions are told by their values: two functions may have one name."""
+    out: dict[str, Any] = {"priors": priors}
+    if not isinstance(h2_grid, int | np.integer) or h2_grid < 2:
+        return out  # refused later
+    grid = share_grid(sum(len(term.effects) for term in design.terms), int(h2_grid), include_one=True)
+    for name in ("h2", "h2_factors"):
+        density = getattr(priors, name)
+        if callable(density):
+            # The last point need not be on the grid of the fit, and a function that fails on the grid is refused later.
+            with np.errstate(all="ignore"), suppress(Exception):
+                out[f"priors.{name}"] = np.asarray(density(grid.shares), dtype=float)
+    return out
 
 
 def _at_the_edge_of_the_grid(posterior: xr.Dataset, shares: np.ndarray, steps: int) -> list[str]:
@@ -330,19 +366,47 @@ def _data_scales(problem: Problem) -> tuple[TraitScale | None, ...]:
     return tuple(scales)
 
 
-def _check_size(problem: Problem, schedule: Schedule, chains: int, out: str | Path | None) -> None:
-    """Say how much room the draws take before a run that needs a lot of it."""
+def _check_size(
+    problem: Problem, schedule: Schedule, chains: int, out: RunFolder | None, earlier_bytes: int = 0
+) -> None:
+    """Say how much room the draws take before a run that needs a lot of it; refuse one that has no room at all.
+
+    Raises
+    ------
+    OptionError
+        More than the memory, or the disk, of this machine.
+    """
     one = draw_bytes(problem, schedule.store, schedule.store_dtype)
-    sizes = {name: size * schedule.draws * chains for name, size in one.items()}
+    sizes = {name: size * int(schedule.draws) * int(chains) for name, size in one.items()}
     total = sum(sizes.values())
-    if total > LARGE_BYTES:
-        parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in sizes.items() if size > 0.05 * total)
-        where = "of memory: stream them to disk with out='folder', or" if out is None else "on disk:"
-        warn(
-            f"the draws will take {total / 2**30:.1f} GiB {where} name fewer in store= ({parts} GiB)"
-            + (", or halve them by store_dtype='float32'." if schedule.store_dtype == "float64" else "."),
-            StorageWarning,
+    largest = ", ".join(f"{name} {_room(size)}" for name, size in sizes.items() if size > 0.05 * total)
+    fewer = f"name fewer in store= ({largest})" + (
+        ", or halve them by store_dtype='float32'." if schedule.store_dtype == "float64" else "."
+    )
+    if out is None:
+        # Several chains are put together while each is still there, and in the process that drew it if that is another;
+        # so are earlier draws and those that extend them.
+        copies = 1 if chains == 1 else 2 if _jobs(schedule, chains) == 1 else 3
+        peak = total * copies + (2 * earlier_bytes + total if earlier_bytes else 0)
+        have, place = memory_size(), "memory"
+        need = f"{_room(total)} of memory" + (f", and {_room(peak)} when they are put together" if peak > total else "")
+    else:
+        peak, have, place = total, float(shutil.disk_usage(out.path).total), "disk"
+        need = f"{_room(total)} on disk"
+    if peak > have:
+        raise OptionError(
+            f"draws={schedule.draws} of {chains} chain(s) will take {need}; this machine has {_room(have)} of {place}. "
+            f"Take fewer draws (thin= makes each count for more), {fewer}"
+            + (" Draws stream to disk with out='folder'." if out is None else "")
         )
+    if total > LARGE_BYTES:
+        where = "of memory: stream them to disk with out='folder', or" if out is None else "on disk:"
+        warn(f"the draws will take {_room(total)} {where} {fewer}", StorageWarning)
+
+
+def _room(size: float) -> str:
+    """Bytes in words."""
+    return f"{size / 2**40:.1f} TiB" if size >= 2**40 else f"{size / 2**30:.1f} GiB"
 
 
 def _without_draws(runs: Sequence[ChainRun]) -> list[ChainRun]:
