@@ -403,10 +403,11 @@ def build_problem(
         )
     # Each covariance among the traits, of a random effect or of the residual, has at most rank p.
     parts = 1 + len(design.terms)
-    if isinstance(k, str) or not is_whole(k) or not 0 <= k <= min(n, parts * p):
+    most = min(n, parts * p)
+    if isinstance(k, str) or not is_whole(k) or not 0 <= k <= most:
         raise OptionError(
-            f"n_factors={shown(n_factors)}: expected 'adaptive' or an integer from 0 to {min(n, parts * p)}, the "
-            f"smaller of the rows with data ({n}) and {parts} covariances (random effects and residual) times {p} trait(s)."
+            f"n_factors={shown(n_factors)}: expected 'adaptive' or an integer from 0 to {most}, the smaller of the "
+            f"rows with data ({n}) and {parts} covariances (random effects and residual) times {p} trait(s)."
         )
     if asked and k == 0:
         raise OptionError(f"{asked[0]}= acts through factors, and n_factors={n_factors!r} gives none here.")
