@@ -255,7 +255,7 @@ def convergence_checks(fit: SlamResult) -> list[str]:
             continue
         _, term, trait = chosen.idxmax()
         limit = LARGEST_R_HAT
-        verdict = f"below {limit}, good" if chosen.max() < limit else f"not below {limit}, draw more"
+        verdict = f"below {limit}" if chosen.max() < limit else f"not below {limit}, draw more"
         lines.append(f"worst R-hat of the {what}: {chosen.max():.3f} ({term}, {trait}): {verdict}")
     return lines
 

@@ -79,6 +79,10 @@ class ConvergenceWarning(SlamWarning):
     """A fit has not converged, or its chains disagree."""
 
 
+class FewTraitsWarning(SlamWarning):
+    """Few traits are fitted with a prior that is made for many."""
+
+
 class StorageWarning(SlamWarning):
     """What a run will keep is large, or its folder is on a file system or machine where less can be promised."""
 

@@ -142,6 +142,11 @@ class Likelihood(ABC):
     # Data that set no scale for their latent traits: tau is held at one.
     unit_precision: ClassVar[bool] = False
 
+    @property
+    def residual_unseen(self) -> np.ndarray:
+        """Traits whose residual the data say nothing about: its variance is held at one, shape (p,)."""
+        return np.zeros(len(self.traits), dtype=bool)
+
     def labels(self) -> Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]]:
         """Parameters to save: name -> its dimensions as (dimension, labels); ``"trait"`` is a dimension."""
         return {}

@@ -133,6 +133,11 @@ class BinomialLikelihood(Likelihood):
     trials: np.ndarray
     offset: np.ndarray
 
+    @property
+    def residual_unseen(self) -> np.ndarray:
+        """Traits of single trials: a residual beside that of the logistic law only changes the link's slope."""
+        return np.asarray(self.trials.max(axis=1, initial=0.0) <= 1.0)
+
     def draw(
         self,
         eta: np.ndarray,

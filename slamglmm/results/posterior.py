@@ -127,6 +127,8 @@ class SlamResult(Result):
         Dosages of the levels of the grouping factors that were given markers, for `marker_effects`.
     cis_columns : CisColumns or None
         Covariates of single traits; ``posterior["cis"]`` (cis_effect) has their effects, "trait: covariate".
+    prior_only : tuple of (str, str)
+        Random effects and traits about whose share the data say nothing: h2 repeats the prior there.
     """
 
     posterior: xr.Dataset
@@ -140,6 +142,7 @@ class SlamResult(Result):
     data_scales: tuple[TraitScale | None, ...] = ()
     markers: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     cis_columns: CisColumns | None = None
+    prior_only: tuple[tuple[str, str], ...] = ()
 
     # -- variances --------------------------------------------------------------------------------------------------
 
@@ -577,7 +580,7 @@ class SlamResult(Result):
         --------
         >>> import slamglmm as sg
         >>> frame = sg.datasets.load("sleepstudy").frame
-        >>> fit = sg.slam("Reaction ~ Days + (1 + Days | Subject)", frame, store=(*sg.DEFAULT_STORE, "U"),
+        >>> fit = sg.slam("Reaction ~ Days + (1 + Days || Subject)", frame, store=(*sg.DEFAULT_STORE, "U"),
         ...               draws=50, burn=50, seed=1)
         >>> new = frame.iloc[:2].assign(Days=[10, 11])
         >>> fit.predict(new, interval=0.9).columns.tolist()

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 # Rows of a printed table; the frame has all of them.
 PRINTED_ROWS = 30
+# "good" asks for these of every quantity (Vehtari et al. 2021); from the second R-hat on, chains are in different
+# places.
+LARGEST_R_HAT, DISAGREE = 1.01, 1.05
+SMALLEST_ESS = 400
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,12 +121,14 @@ def slam_summary(fit: SlamResult, prob: float) -> Summary:
         kept = {name: [" × ".join(map(str, v.dims)), v.nbytes / 2**20] for name, v in posterior.items()}
         table = pd.DataFrame.from_dict(kept, orient="index", columns=["dimensions", "MiB"])
         return Summary(title, tuple(facts), (("What was kept", table),), (*fit.notes, str(error)))
-    facts.append(("convergence", _convergence(diagnostics)))
+    facts.append(("convergence", _convergence(fit, diagnostics)))
     variable, caption = "h2", "Variance shares (h2)"
     if not fit.components:
         variable, caption, table = "R", "Residual variances", fit.varcorr(prob).drop(columns="share")
     for column in ("ess_bulk", "r_hat"):
         table[column] = diagnostics.loc[variable].loc[table.index, column].to_numpy()
+    if variable == "h2" and fit.prior_only:
+        table["remark"] = np.where(table.index.isin(fit.prior_only), "prior only", "")
     tables = [(f"{caption}, posterior mean and {prob:.0%} interval", table)]
     worst = diagnostics.sort_values("ess_bulk").head(3)[["mean", "sd", "mcse", "ess_bulk", "ess_tail", "r_hat"]]
     tables.append(("Smallest effective sample sizes", worst))
@@ -143,13 +149,52 @@ def _used_factors(fit: SlamResult) -> str:
     return f" ({used:.1f} carry 99 % of the shared variance)"
 
 
-def _convergence(diagnostics: pd.DataFrame) -> str:
-    worst = diagnostics["r_hat"].max()
-    if not np.isfinite(worst):
+def _convergence(fit: SlamResult, diagnostics: pd.DataFrame) -> str:
+    """How far the draws can be relied on: "good" only when all that is printed can, otherwise what to do about it."""
+    moving = diagnostics[np.isfinite(diagnostics["r_hat"])]
+    if moving.empty:
         return "not assessed (fewer than four draws)"
-    smallest = diagnostics["ess_bulk"].min()
-    verdict = "good" if worst < 1.05 else "chains disagree: run longer (fit.extend) before you read the tables"
-    return f"worst R-hat {worst:.3f}, smallest ESS {smallest:.0f}: {verdict}"
+    worst, (bulk, tail) = moving["r_hat"].max(), moving[["ess_bulk", "ess_tail"]].min()
+    facts = f"worst R-hat {worst:.3f}, smallest ESS {bulk:.0f} (bulk) and {tail:.0f} (tail): "
+    chains, draws = fit.posterior.sizes["chain"], fit.posterior.sizes["draw"]
+    if worst >= DISAGREE:
+        burn = max(2 * fit.options["burn"], draws)
+        return facts + (
+            f"chains disagree, so do not read the tables yet: refit with a longer burn-in (burn={burn}), and with more "
+            "draws or thin"
+        )
+    # R-hat - 1 falls, and effective sample sizes grow, in proportion to the draws.
+    times = max((worst - 1.0) / (LARGEST_R_HAT - 1.0), SMALLEST_ESS / min(bulk, tail))
+    if worst >= LARGEST_R_HAT or min(bulk, tail) < SMALLEST_ESS:
+        total = _round_up(draws * times)
+        longer = _round_up(times * fit.options["thin"])
+        return facts + (
+            f"not enough for R-hat below {LARGEST_R_HAT} and {SMALLEST_ESS} effective draws of everything, which takes "
+            f"about {total} draws a chain: fit.extend({total - draws}), or refit with thin={longer}"
+        )
+    if chains == 1:
+        return facts + "no verdict, as one chain cannot show that others would agree: refit with chains=2 or more"
+    still = _never_moved(fit, diagnostics)
+    if len(still):
+        return facts + (
+            f"good but for {len(still)} quantities that have one value in all draws (first: "
+            f"{' '.join(map(str, still[0]))}), whose intervals mean nothing: see the notes"
+        )
+    return facts + "good"
+
+
+def _never_moved(fit: SlamResult, diagnostics: pd.DataFrame) -> pd.Index:
+    """Quantities of a single value, but for random effects whose share the prior allows no other."""
+    still = diagnostics.index[diagnostics["sd"] <= 1e-12 * diagnostics["mean"].abs()]
+    allowed = fit.grid[fit.grid["prior_traits"] > 0.0]
+    fixed = [c.label for c in fit.components if np.ptp(allowed[c.label].to_numpy()) == 0.0]
+    return still[~still.get_level_values("term").isin(fixed)]
+
+
+def _round_up(value: float) -> int:
+    """To two digits."""
+    unit = 10 ** max(0, int(np.floor(np.log10(max(value, 1.0)))) - 1)
+    return int(np.ceil(value / unit - 1e-9) * unit)
 
 
 HE_METHODS = {

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
+from slamglmm.errors import SlamWarning
 
 SHARED = Path(__file__).parents[3] / "shared"
 MEGALMM = SHARED / "reference" / "megalmm"
@@ -111,7 +112,8 @@ def test_a_grid_too_coarse_is_said():
     large = np.repeat(rng.standard_normal(12), 4) + rng.standard_normal(48)
     Y = pd.DataFrame({"small": small, "large": large})
     options = {"n_factors": 0, "draws": 60, "burn": 30, "chains": 2, "seed": 1}
-    coarse = sg.slam("~ 1 + (1 | g)", frame, Y=Y, **options)
+    with pytest.warns(SlamWarning, match="residual of 'small': its share is the smallest on the grid"):
+        coarse = sg.slam("~ 1 + (1 | g)", frame, Y=Y, **options)
     line = "residual of 'small': its share is the smallest on the grid (0.05) in most draws"
     assert coarse.notes[0].startswith(line)
     assert coarse.notes[0].endswith("h2_grid=100")

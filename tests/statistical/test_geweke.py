@@ -26,7 +26,7 @@ from tests.reference.geweke import FixedGlobal, joint_test, threshold, worst
 from tests.reference.problems import tiny_problem, uncollapsed
 
 FALSE_ALARM = 1e-4
-N_TESTS = 160  # at least the number of joint tests below and in test_geweke_cis.py, long ones included
+N_TESTS = 162  # at least the number of joint tests below and in test_geweke_cis.py, long ones included
 
 ONE, TWO = "~ 0 + (1 | g)", "~ 0 + (1 | g) + (1 | h)"
 SCATTERED = [([0, 3], 1), ([5, 6, 7], 2)]
@@ -132,6 +132,22 @@ def test_iteration_keeps_the_joint_law(case, prior, monkeypatch):
     """A wrong conditional, or steps in an order that does not leave the posterior alone."""
     problem = make(case, LIGHT[prior], monkeypatch)
     check(joint_test(problem, chains=150, length=50, draws=4000, seed=list(f"{case}{prior}".encode())), 149)
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.ScaleWarning")
+@pytest.mark.parametrize(
+    ("case", "prior", "sizes"),
+    [
+        ("U integrated out, singular K, fixed effects", "horseshoe", {"p": 2, "k": 4}),
+        ("patterns, one effect, fixed effects", "infinite", {"p": 3, "k": 5}),
+    ],
+)
+def test_more_factors_than_traits_keep_the_joint_law(case, prior, sizes, monkeypatch):
+    """Two covariances of full rank have more factors than there are traits: none of the steps may count on fewer."""
+    monkeypatch.setitem(CASES, case, CASES[case] | sizes)
+    problem = make(case, LIGHT[prior], monkeypatch)
+    assert problem.n_factors > problem.p
+    check(joint_test(problem, chains=150, length=50, draws=4000, seed=list(f"wide {case}".encode())), 149)
 
 
 @pytest.mark.parametrize(

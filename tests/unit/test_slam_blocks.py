@@ -79,7 +79,7 @@ def test_broken_systems_are_reported(monkeypatch):
             sweep(problem, state, pool)
 
 
-@pytest.mark.parametrize(("n", "p", "k"), [(3, 1, 0), (3, 1, 1), (4, 9, 4), (12, 2, 2), (5, 40, 3), (70, 70, 2)])
+@pytest.mark.parametrize(("n", "p", "k"), [(4, 1, 0), (4, 1, 1), (4, 9, 4), (12, 2, 2), (5, 40, 3), (70, 70, 2)])
 @pytest.mark.parametrize("formula", ["~ 0 + (1 | g)", "~ x + (1 | g)", "~ x"])
 def test_small_and_wide_problems_run(formula, n, p, k):
     """One trait, as many factors as rows, more traits than rows, no random effect: finite numbers all along."""

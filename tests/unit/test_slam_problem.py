@@ -382,8 +382,11 @@ def test_number_of_factors():
     ]
     # The factor of a single trait would be a second residual.
     assert default_n_factors(100, 1) == 0
-    for bad in (-1, 4, 1.5):
-        with pytest.raises(OptionError, match=r"an integer from 0 to min\(rows with data, traits\) = 3"):
+    # Two covariances, of g and of the residual, of at most rank 3 each; there are 10 rows.
+    for bad in (-1, 7, 1.5):
+        with pytest.raises(
+            OptionError, match=r"an integer from 0 to 6, the smaller of the rows with data \(10\) and 2 "
+        ):
             tiny_problem(k=bad)
     for bad in (1, 2.5):
         with pytest.raises(OptionError, match=r"h2_grid=.*expected an integer of at least 2"):

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from ... import __version__
 from ...design import Design
 from ...errors import BoundaryWarning, DataError, DroppedRowsWarning, OptionError, SlamWarning, shortlist, warn
+from ...linalg.identifiability import confounding, refusal
 from ...linalg.threads import single_threaded_blas
 from ...results.varcomp import HeResult, MarkerEffects, TraitCovariances
 from . import inference
@@ -28,7 +29,7 @@ from .patterns import PairFit, Pairwise, Pattern, PatternModel, combine_thetas, 
 from .problem import Problem, build_problem
 from .reml import fit_reml
 from .solvers import condition, estimate_map, solve_equations
-from .spread import cones_of
+from .spread import component_product, cones_of, mean_diagonal
 from .streaming import stream
 from .subsampling import fit_subsamples
 
@@ -140,6 +141,7 @@ def _estimate(
 ) -> dict[str, Any]:
     """Fit traits that are known in the same rows: the parts of a result that depend on the method."""
     if options.is_likelihood:
+        check_identified(problem, notes)
         return _by_likelihood(problem, options)
     if not problem.components and not problem.markers:
         raise DataError(
@@ -453,6 +455,45 @@ def _distance_notes(distance: DistanceResponse) -> list[str]:
         f"the distance is not Euclidean: {distance.n_negative} negative eigenvalues, {distance.negative_share:.1%} of "
         "the absolute sum"
     ]
+
+
+def check_identified(problem: Problem, notes: list[str]) -> None:
+    """Refuse, before a likelihood is climbed, variances it does not depend on; add a note on those it cannot split.
+
+    Parameters
+    ----------
+    problem : Problem
+    notes : list of str
+
+    Raises
+    ------
+    DataError
+        A random term that cannot be told from the fixed effects or from the residual.
+
+    Warns
+    -----
+    SlamWarning
+        Components that are combinations of each other.
+    """
+    components = problem.components
+    if not components:
+        return
+    products = [partial(component_product, problem.terms[c.term], c) for c in components]
+    sizes = [
+        np.sqrt(mean_diagonal(problem.terms[c.term], c.a) * mean_diagonal(problem.terms[c.term], c.b))
+        for c in components
+    ]
+    found = confounding(products, sizes, problem.basis)
+    for c, absorbed, as_residual in zip(components, found.absorbed, found.as_residual, strict=True):
+        if absorbed or as_residual:
+            raise refusal(c.label, absorbed=bool(absorbed))
+    if found.tied.any():
+        names = [c.label for c, tied in zip(components, found.tied, strict=True) if tied]
+        notes.append(
+            f"components {shortlist(names)} are combinations of each other on these rows: their variances cannot be "
+            "told apart, and the split of what they explain is arbitrary. Leave one out"
+        )
+        warn(notes[-1], SlamWarning)
 
 
 def _check_gram(problem: Problem, moments: Moments, equations: NormalEquations, notes: list[str]) -> None:

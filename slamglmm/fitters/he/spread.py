@@ -189,6 +189,12 @@ def component_product(term: Spread, component: Component, U: np.ndarray) -> np.n
     return total
 
 
+def mean_diagonal(term: Spread, a: int) -> float:
+    """Mean diagonal of ``Z_a G Z_a'``."""
+    own = np.ones(term.r) if term.kernel is None else np.asarray(term.kernel.diagonal())
+    return float(np.mean(term.M[:, a] ** 2 * own[term.codes]))
+
+
 def multiply(source: Source, V: np.ndarray) -> np.ndarray:
     """``G V`` in one reading; in the precision of V."""
     out = np.zeros((source.size, V.shape[1]))

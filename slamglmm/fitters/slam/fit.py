@@ -19,7 +19,16 @@ import xarray as xr
 from ... import __version__
 from ...design import Design
 from ...design.cis import CisColumns
-from ...errors import ConvergenceWarning, DataError, FitError, OptionError, SlamWarning, StorageWarning, shortlist, warn
+from ...errors import (
+    ConvergenceWarning,
+    DataError,
+    FewTraitsWarning,
+    FitError,
+    OptionError,
+    SlamWarning,
+    StorageWarning,
+    warn,
+)
 from ...linalg.threads import memory_size
 from ...links import LinkChoice, Regression, kept_by_links
 from ...options import Options
@@ -34,6 +43,7 @@ from .chain import ChainRun, Schedule, run_chain
 from .draws import DEFAULT_STORE, draw_bytes, draw_shapes
 from .labelling import posterior_dataset
 from .problem import Problem, build_problem
+from .remarks import factors_in_use, on_few_traits, on_independent_slopes, remarks_on_draws
 from .store import AGAIN, RunFolder, fingerprint, in_its_folder
 
 # Draws of more than this are announced before the run.
@@ -165,7 +175,14 @@ class Chains:
         joined = xr.concat([old[drawn], more[drawn]], dim="draw", join="exact")
         joined = joined.assign({name: values for name, values in more.items() if name not in drawn})
         chains = Chains(self.design, self.model, self.schedule, _without_draws(runs), problem)
-        return result.with_draws(joined, chains, max(run.seconds for run in runs), joined.sizes["draw"])
+        extended = result.with_draws(joined, chains, max(run.seconds for run in runs), joined.sizes["draw"])
+        # What the first draws showed may not hold of all of them.
+        steps = self.model["h2_grid"]
+        before = (*remarks_on_draws(old, problem, steps), *factors_in_use(old, problem))
+        now = remarks_on_draws(joined, problem, steps)
+        _warn(now)
+        kept = [note for note in result.notes if note not in before]
+        return replace(extended, notes=(*now, *factors_in_use(joined, problem), *kept))
 
 
 @in_its_folder
@@ -229,6 +246,9 @@ def fit_slam(
                 return load(out.path)
     problem = build_problem(design, **model)
     refuse_not_finite("slam", {"the scale of the traits": problem.scale, "the scaled traits": problem.y})
+    few, on_model = on_few_traits(problem), on_independent_slopes(design)
+    _warn(few, FewTraitsWarning)
+    _warn(on_model)
     _check_size(problem, schedule, chains, out)
     if out is not None:
         if not out.begun:
@@ -253,12 +273,14 @@ def fit_slam(
         "store_dtype": store_dtype,
     }
     posterior = posterior_dataset(problem, design, runs, schedule.store, store_dtype, out, factor_design, cis)
+    on_draws = remarks_on_draws(posterior, problem, h2_grid)
+    _warn(on_draws)
     fit = SlamResult(
         design=design,
         options=options,
         version=__version__,
         seconds=time.perf_counter() - begin,
-        notes=(*design.notes, *_at_the_edge_of_the_grid(posterior, problem.grid.shares, h2_grid), *problem.notes),
+        notes=(*design.notes, *on_draws, *few, *on_model, *factors_in_use(posterior, problem), *problem.notes),
         posterior=posterior,
         grid=grid,
         components=components,
@@ -270,6 +292,7 @@ def fit_slam(
         data_scales=_data_scales(problem),
         markers=markers,
         cis_columns=cis,
+        prior_only=tuple((problem.components[m].label, problem.traits[j]) for m, j in np.argwhere(problem.prior_only)),
     )
     if out is not None and fit.options["draws"] == draws and len(runs) == chains:
         fit.finish(out.path)
@@ -324,23 +347,9 @@ def _priors_on_the_grid(priors: Priors, design: Design, h2_grid: int) -> dict[st
     return out
 
 
-def _at_the_edge_of_the_grid(posterior: xr.Dataset, shares: np.ndarray, steps: int) -> list[str]:
-    """One line when the grid is too coarse: most draws of a trait have the smallest residual share there is."""
-    smallest = 1.0 - shares.sum(axis=1).max(initial=0.0)
-    if "h2" not in posterior or shares.shape[1] == 0 or smallest < 1e-9:
-        return []
-    # A few hundred draws tell, and of a large run not all of them fit in memory.
-    h2 = posterior["h2"].isel(draw=slice(None, None, 1 + posterior.sizes["draw"] // 200))
-    residual = 1.0 - h2.sum("term").to_numpy()
-    # Not quite the smallest where factors mix in shares of their own.
-    often = (residual < 1.1 * smallest).mean(axis=(0, 1)) > 0.5
-    if not often.any():
-        return []
-    return [
-        f"residual of {shortlist(posterior['trait'].to_numpy()[often])}: its share is the smallest on the grid "
-        f"({smallest:.2g}) in most draws, so it is too large and other variances are off: refit with a finer grid, "
-        f"h2_grid={(5 if shares.shape[1] <= 2 else 2) * steps}"
-    ]
+def _warn(lines: Sequence[str], category: type[SlamWarning] = SlamWarning) -> None:
+    for line in lines:
+        warn(line, category)
 
 
 def _curve_bases(problem: Problem, design: Design) -> Iterator[CurveBasis]:

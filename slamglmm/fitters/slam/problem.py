@@ -41,6 +41,7 @@ from ...priors import (
 )
 from .cis import CisEffects, lay_out_cis
 from .own_rows import OwnRows, lay_out_own_rows
+from .prior_only import find_prior_only
 from .trait_covariates import TraitCovariates, read_trait_covariates
 
 # Distinct missing patterns keep their own eigenbases within these bounds (the first is the default of
@@ -52,7 +53,7 @@ PATTERN_FLOPS = 1e12
 COST_OF_RANDOM = 3.0
 # A total share of one needs covariances that stay invertible without the residual.
 MIN_RELATIVE_EIGENVALUE = 1e-3
-# A gamma prior of mean one with this shape holds a precision at one to 1e-4, and all steps stay as they are.
+# A gamma prior with this shape holds a precision at its mean to 1e-4, and all steps stay as they are.
 HELD_SHAPE = 1e8
 
 
@@ -223,6 +224,8 @@ class Problem:
         The formula's, which comes to the latent traits before data are made of them.
     cis : CisEffects
         Covariates of single traits.
+    prior_only : ndarray of bool, shape (n_components, p)
+        Shares of the traits' own variance that the data say nothing about; traits in the user's order.
     n_factors, most_factors : int
         Factors of a chain's state, and how many they may become if their number is `adaptive`.
     notes : tuple of str
@@ -262,6 +265,7 @@ class Problem:
     row_blocks: tuple[slice, ...]
     notes: tuple[str, ...] = field(default=())
     cis: CisEffects = field(default_factory=CisEffects)
+    prior_only: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
     @property
     def p(self) -> int:
@@ -397,10 +401,13 @@ def build_problem(
             f"n_factors='adaptive': {k} to begin with, at most {most_factors}; in the first three quarters of burn-in "
             "unused factors are dropped (but one) and new ones added when all are used, then the number stays"
         )
-    if isinstance(k, str) or not is_whole(k) or not 0 <= k <= min(n, p):
+    # Each covariance among the traits, of a random effect or of the residual, has at most rank p.
+    parts = 1 + len(design.terms)
+    most = min(n, parts * p)
+    if isinstance(k, str) or not is_whole(k) or not 0 <= k <= most:
         raise OptionError(
-            f"n_factors={shown(n_factors)}: expected 'adaptive' or an integer from 0 to min(rows with data, traits) = "
-            f"{min(n, p)}."
+            f"n_factors={shown(n_factors)}: expected 'adaptive' or an integer from 0 to {most}, the smaller of the "
+            f"rows with data ({n}) and {parts} covariances (random effects and residual) times {p} trait(s)."
         )
     if asked and k == 0:
         raise OptionError(f"{asked[0]}= acts through factors, and n_factors={n_factors!r} gives none here.")
@@ -435,6 +442,10 @@ def build_problem(
     with single_threaded_blas():
         effects = [component.random_effect for component in components]
         _check_effects(components)
+        on_traits = np.array([not _is_only_on("factors", component, design, only_on or {}) for component in components])
+        prior_only = find_prior_only(
+            [c.label for c in components], effects, x[flat], latent.informative, latent.traits, on_traits, notes
+        )
         complete = bool(observed.all()) and not latent.links
         joint = find_joint_basis(effects, n)
         scattered = (
@@ -508,12 +519,21 @@ def build_problem(
                 trait_precisions, masses = priors.residual.on_grid(labels, grid, scale[order], units)
             else:
                 trait_precisions, masses = priors.residual, prior_masses(priors.h2, grid, "h2")
-                held = latent.unit_precision
+                held, unseen = latent.unit_precision, latent.residual_unseen
+                if held.any() or unseen.any():
+                    trait_precisions = _hold(priors.residual, held, unseen, scale[order], grid.residual_share)
                 if held.any():
-                    trait_precisions = _hold_at_one(priors.residual, held, len(grid.cell))
                     notes.append(
                         f"the trait-specific variance of {held.sum()} latent trait(s) is held at 1: categories set no "
                         "scale"
+                    )
+                if unseen.any():
+                    names = np.array(latent.traits)[order[unseen]]
+                    notes.append(
+                        f"the residual variance of {shortlist(names)} is held at 1 on the logit scale: single 0/1 "
+                        "records say nothing about it, so fixed effects and variances are those at this value, and "
+                        "h2 is a share of what is beside the logistic law's own 3.29. link='probit' has one scale, "
+                        "that of the liability"
                     )
             of_factors = prior_masses(priors.h2_factors, grid, "h2_factors")
             log_prior_traits = np.log(_without(masses, grid, components, design, only_on or {}, "factors"))
@@ -552,6 +572,7 @@ def build_problem(
             row_blocks=row_blocks(n, factor_cov.rank if collapsed else n),
             notes=tuple(notes),
             cis=own,
+            prior_only=prior_only,
         )
 
 
@@ -571,7 +592,7 @@ def _without(
     others: str,
 ) -> np.ndarray:
     """Masses of the shares of traits (or factors) without the random effects that are only on the `others`."""
-    left_out = [m for m, c in enumerate(components) if only_on.get(design.terms[c.term].cov or "") == others]
+    left_out = [m for m, c in enumerate(components) if _is_only_on(others, c, design, only_on)]
     kept = np.where(np.any(grid.shares[:, left_out] > 0, axis=1), 0.0, masses)
     if kept.sum() == 0.0:
         raise OptionError(
@@ -579,6 +600,11 @@ def _without(
             "h2='uniform' or 'spike', and a PrecisionPrior for residual."
         )
     return kept / kept.sum()
+
+
+def _is_only_on(part: str, component: Component, design: Design, only_on: Mapping[str, str]) -> bool:
+    """Whether a random effect is only on "factors", or only on "traits"."""
+    return only_on.get(design.terms[component.term].cov or "") == part
 
 
 def group_patterns(
@@ -698,6 +724,14 @@ class LatentTraits:
             held[part.traits] = part.likelihood.unit_precision
         return held
 
+    @property
+    def residual_unseen(self) -> np.ndarray:
+        """Traits whose residual variance is held at one, in the order of the links, shape (p,)."""
+        unseen = np.zeros(len(self.traits), dtype=bool)
+        for part in self.links:
+            unseen[part.traits] = part.likelihood.residual_unseen
+        return unseen
+
 
 def _fixed_part(x: np.ndarray, prior: FixefPrior, cis: CisColumns | None, rows: np.ndarray) -> FixedPart:
     """What the fixed effects (b, n) and the covariates of single traits may explain, on some rows of the design."""
@@ -769,10 +803,25 @@ def _lay_out_traits(
     return latent, gather("start")
 
 
-def _hold_at_one(prior: PrecisionPrior, held: np.ndarray, n_points: int) -> TraitPrecisions:
-    """The prior of tau, with some traits' held at one."""
-    shape, rate = np.where(held, HELD_SHAPE, prior.shape), np.where(held, HELD_SHAPE, prior.rate)
-    return TraitPrecisions(shape, np.repeat(rate[:, None], n_points, axis=1))
+def _hold(
+    prior: PrecisionPrior, unit: np.ndarray, unseen: np.ndarray, scale: np.ndarray, residual_share: np.ndarray
+) -> TraitPrecisions:
+    """The prior of tau, with some variances held at one: of all that is a trait's own, or of its residual.
+
+    Parameters
+    ----------
+    prior : PrecisionPrior
+        Of the other traits.
+    unit, unseen : ndarray of bool, shape (p,)
+        Traits with ``1/tau = 1``, and traits with ``(1 - s_g)/tau = 1`` in natural units.
+    scale : ndarray, shape (p,)
+        Natural units of the traits.
+    residual_share : ndarray, shape (n_points,)
+    """
+    shape = np.where(unit | unseen, HELD_SHAPE, prior.shape)
+    rate = np.repeat(np.where(unit, HELD_SHAPE, prior.rate)[:, None], len(residual_share), axis=1)
+    rate[unseen] = HELD_SHAPE / np.outer(scale[unseen] ** 2, residual_share)
+    return TraitPrecisions(shape, rate)
 
 
 def _components(design: Design, active: np.ndarray) -> tuple[Component, ...]:

@@ -169,6 +169,7 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
     Noise on the factors and the random shares give each chain its own start.
     """
     p, n, b, k = problem.p, problem.n, problem.b, problem.n_factors
+    leading = min(k, p)
     streams = Streams.spawn(seed, problem)
     rng = streams.common
     y = problem.y.copy() if problem.impute else problem.y
@@ -179,7 +180,9 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         np.subtract(y, rest, out=rest)
         if p <= n:
             _, vectors = (
-                scipy.linalg.eigh(rest @ rest.T, subset_by_index=[p - k, p - 1]) if k else (None, np.zeros((p, 0)))
+                scipy.linalg.eigh(rest @ rest.T, subset_by_index=[p - leading, p - 1])
+                if k
+                else (None, np.zeros((p, 0)))
             )
             factors = vectors[:, ::-1].T @ rest
         else:
@@ -187,6 +190,8 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
                 scipy.linalg.eigh(rest.T @ rest, subset_by_index=[n - k, n - 1]) if k else (None, np.zeros((n, 0)))
             )
             factors = vectors[:, ::-1].T.copy()
+        # More factors than traits: there is nothing left for them, so they begin as noise alone.
+        factors = np.concatenate((factors, np.zeros((k - leading, n))))
         factors *= np.sqrt(n) / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-8)
         loadings = rest @ factors.T / n
         rest_var = np.empty(p)

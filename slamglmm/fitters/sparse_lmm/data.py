@@ -14,6 +14,7 @@ from ..._kernels.columns import Columns
 from ...design import Design
 from ...errors import DataError, OptionError, shortlist
 from ...genotypes import Markers
+from ...linalg.identifiability import column_basis, confounding, refusal
 from ...linalg.independent import independent_columns
 from ...linalg.projection import covariate_basis
 from ...linalg.rotation import symmetric_eigen
@@ -254,8 +255,12 @@ def _rotated(
     root = np.ones(n) if weights is None else np.sqrt(weights)
     loads = term.Z[seen] * root[:, None]
     covariance = loads if term.K is None else loads @ term.K
-    kernel = covariance @ loads.T
-    values, U = symmetric_eigen(np.asarray(kernel.todense() if hasattr(kernel, "todense") else kernel))
+    product = covariance @ loads.T
+    kernel = np.asarray(product.todense() if hasattr(product, "todense") else product)
+    found = confounding([kernel.__matmul__], [float(np.diag(kernel).mean())], column_basis(root[:, None] * Z))
+    if found.unidentified[0]:
+        raise refusal(term.label, absorbed=bool(found.absorbed[0]))
+    values, U = symmetric_eigen(kernel)
     y_rotated, Z_rotated = U.T @ (root * y), U.T @ (root[:, None] * Z)
     ones = U.T @ root
     # Least squares first: with a large mean or trend the likelihood would have no digits left.

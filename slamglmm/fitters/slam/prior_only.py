@@ -1,0 +1,122 @@
+"""Shares of variance that the data say nothing about, by trait: they are refused, or marked as the prior's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from ...errors import DataError, SlamWarning, shortlist, warn
+from ...linalg.families import RandomEffect
+from ...linalg.identifiability import FEW_ROWS, Product, column_basis, confounding_by_pattern, refusal
+from ...linalg.threads import blocks
+
+# Numbers in the arrays of the patterns that are compared at a time.
+COMPARED_TOGETHER = 2**22
+
+
+def find_prior_only(
+    labels: Sequence[str],
+    effects: Sequence[RandomEffect],
+    x: np.ndarray,
+    seen: np.ndarray,
+    traits: Sequence[str],
+    on_traits: np.ndarray,
+    notes: list[str],
+) -> np.ndarray:
+    """Mark the shares that only repeat their prior; add a note on them.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Of the random effects.
+    effects : sequence of RandomEffect
+        On the n rows with data.
+    x : ndarray, shape (b, n)
+        Flat fixed effects.
+    seen : ndarray of bool, shape (p, n)
+        Cells with data.
+    traits : sequence of str
+    on_traits : ndarray of bool, shape (n_effects,)
+        Random effects that traits have for themselves, and not only through factors.
+    notes : list of str
+
+    Returns
+    -------
+    ndarray of bool, shape (n_effects, p)
+
+    Raises
+    ------
+    DataError
+        No trait tells a random effect from the fixed effects or from the residual, or fixed effects leave no trait a
+        residual.
+
+    Warns
+    -----
+    SlamWarning
+        Some traits do not, or random effects cannot be told from each other.
+    """
+    patterns, of_trait = np.unique(seen, axis=0, return_inverse=True)
+    of_trait = of_trait.reshape(-1)
+    bases = [column_basis(x[:, rows].T) for rows in patterns]
+    _check_residual(patterns, bases)
+    if not effects:
+        return np.zeros((0, len(traits)), dtype=bool)
+    absorbed, as_residual, tied = _judge_patterns(effects, patterns, bases)[:, :, of_trait]
+    for label, none_left, residual, own in zip(labels, absorbed, as_residual, on_traits, strict=True):
+        if np.all(none_left | residual):
+            raise refusal(label, absorbed=bool(none_left.any()))
+        bad = none_left | residual
+        if own and bad.any():
+            notes.append(
+                f"prior only: '{label}' of {shortlist(np.array(traits)[bad])}. Their rows have one record for each "
+                "level and no relatives (or fixed effects that explain the levels), so the share of their own variance "
+                "that h2 gives to this effect repeats the prior. Add records or relationships, or leave them out"
+            )
+            warn(notes[-1], SlamWarning)
+    if tied.any():
+        members, of = tied.any(axis=1), tied.any(axis=0)
+        every = "" if of.all() else f" of {shortlist(np.array(traits)[of])}"
+        notes.append(
+            f"prior only: how the variance{every} is split between {shortlist(np.array(labels)[members])}. Their "
+            "covariances are combinations of each other on the rows with data, so only the prior tells them apart. "
+            "Leave one out"
+        )
+        warn(notes[-1], SlamWarning)
+    return np.asarray((absorbed | as_residual | tied) & on_traits[:, None])
+
+
+def _check_residual(patterns: np.ndarray, bases: Sequence[np.ndarray]) -> None:
+    """Refuse fixed effects that leave no trait any residual."""
+    sizes = patterns.sum(axis=1)
+    if all(basis.shape[1] == size for basis, size in zip(bases, sizes, strict=True)):
+        raise DataError(
+            f"the fixed effects have {max(basis.shape[1] for basis in bases)} independent columns for "
+            f"{sizes.max()} rows with data: they explain every row, and variances would only repeat the prior. "
+            "Leave columns out, or shrink them by Priors(fixef='shared')."
+        )
+
+
+def _judge_patterns(effects: Sequence[RandomEffect], patterns: np.ndarray, bases: Sequence[np.ndarray]) -> np.ndarray:
+    """Which effects are absorbed, as the residual, or tied, bool, shape (3, n_effects, patterns)."""
+    n = patterns.shape[1]
+    products = [_product(effect) for effect in effects]
+    own = np.array([effect.diagonal() for effect in effects])
+    diagonals = (patterns @ own.T) / np.maximum(patterns.sum(axis=1), 1)[:, None]
+    at_once = max(1, COMPARED_TOGETHER // (n * min(n, FEW_ROWS) * (len(effects) + 1)))
+    found = []
+    for part in blocks(len(patterns), at_once):
+        found += confounding_by_pattern(products, diagonals[part], patterns[part], bases[part])
+    return np.array([[one.absorbed, one.as_residual, one.tied] for one in found]).transpose(1, 2, 0)
+
+
+def _product(effect: RandomEffect) -> Product:
+    """``V -> Z K Z' V``, among the levels with records only."""
+    n = len(effect.codes)
+    present, codes = np.unique(effect.codes, return_inverse=True)
+    Z = sp.csr_array((effect.values, codes.reshape(-1), np.arange(n + 1)), shape=(n, len(present)))
+    if effect.K is None:
+        return lambda V: np.asarray(Z @ (Z.T @ V))
+    K = effect.K if len(present) == effect.K.shape[0] else effect.K[present][:, present]
+    return lambda V: np.asarray(Z @ (K @ (Z.T @ V)))
