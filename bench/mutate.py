@@ -1,6 +1,6 @@
 """Does a test read this number? Errors of one line, planted one at a time in a copy of the tree; survivors are listed.
 
-    python bench/mutate.py                  all of bench/mutations.toml, before a release (half an hour)
+    python bench/mutate.py                  all of bench/mutations.toml, before a release (two hours)
     python bench/mutate.py predict he/      those whose file or note has one of these words
     python bench/mutate.py --list           only say what there is
 
@@ -115,7 +115,7 @@ class Tree:
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(self, tests: Iterable[str]) -> tuple[str, str]:
-        """Verdict of some tests ("passed", "failed", "did not end" or "broken"), and what pytest says last."""
+        """Verdict of some tests ("passed", "failed", "crashed", "did not end" or "broken"), and what pytest says last."""
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *tests]
         try:
             done = subprocess.run(
@@ -123,8 +123,10 @@ class Tree:
             )
         except subprocess.TimeoutExpired:
             return "did not end", ""
+        # A signal is a crash of compiled code, which nobody overlooks.
         words = {0: "passed", 1: "failed"}
-        return words.get(done.returncode, "broken"), done.stdout[-2000:]
+        outcome = "crashed" if done.returncode < 0 else words.get(done.returncode, "broken")
+        return outcome, done.stdout[-2000:]
 
     def build(self, file: str) -> str:
         """Build the kernels made from a file; what the compiler says when that fails."""
@@ -148,7 +150,7 @@ class Tree:
             path.write_text(before)
             for so, content in kernels.items():
                 so.write_bytes(content)
-        words = {"passed": "SURVIVES", "failed": "caught", "did not end": "caught"}
+        words = {"passed": "SURVIVES", "failed": "caught", "did not end": "caught", "crashed": "caught"}
         return words.get(outcome, outcome), said
 
 
