@@ -243,7 +243,7 @@ def masked(n, p, traits, share):
 def test_work_decides_whether_missing_cells_are_drawn(n, p, k, traits, share, drawn):
     """Not a share of missing cells alone: one trait masked in a quarter of the rows must not slow all the others."""
     joint = JointBasis(n, Rotation(), np.ones((1, n)), (), n, ((1, n),))
-    chosen = module._is_scattered(masked(n, p, traits, share), joint, k, module.PATTERN_BYTES, np.ones((1, n)))
+    chosen = module._is_scattered(masked(n, p, traits, share), joint, k, module.PATTERN_BYTES)
     assert chosen == drawn
 
 

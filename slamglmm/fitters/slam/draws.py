@@ -213,6 +213,7 @@ class DrawBuffer:
         if problem.trait_covariates.q:
             self._readers["loading_effects"] = Snapshot.loading_effects
         self._store = store
+        self._of_links = {variable.name for variable in problem.link_variables}
         self._effects = EffectSampler(problem) if "U" in store else None
 
     def add(self, problem: Problem, state: State) -> None:
@@ -247,6 +248,8 @@ class DrawBuffer:
             kept = self.values[name][self.n]
             # Rows without data take no part in the chain and have no latent traits.
             kept = kept[self._active] if name == "Eta" else kept
+            # The last category of an ordinal trait has no upper cut point.
+            kept = kept[~np.isposinf(kept)] if name in self._of_links else kept
             refuse_not_finite("slam", {name: kept}, float32 if self._dtype == "float32" else "")
 
     def drawn(self) -> dict[str, np.ndarray]:
