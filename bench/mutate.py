@@ -115,7 +115,7 @@ class Tree:
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(self, tests: Iterable[str]) -> tuple[str, str]:
-        """Verdict of some tests ("passed", "failed", "crashed", "did not end" or "broken"), and what pytest says last."""
+        """Verdict of tests ("passed", "failed", "crashed", "did not end" or "broken"), and what pytest says last."""
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *tests]
         try:
             done = subprocess.run(
