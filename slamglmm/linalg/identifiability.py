@@ -64,13 +64,6 @@ def refusal(label: str, absorbed: bool) -> DataError:
     )
 
 
-def column_basis(x: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of the columns of x (n, b), whatever their scales and rank."""
-    sizes = np.linalg.norm(x, axis=0)
-    left, values, _ = np.linalg.svd(x[:, sizes > 0] / sizes[sizes > 0], full_matrices=False)
-    return left[:, values > 1e-9 * values.max(initial=0.0)]
-
-
 def confounding(products: Sequence[Product], diagonals: Sequence[float], basis: np.ndarray) -> Confounding:
     """Judge the components of one set of rows.
 

@@ -101,6 +101,11 @@ def column_basis(X: np.ndarray, kept: np.ndarray, constant: np.ndarray | None = 
     return np.ascontiguousarray(Q), np.ldexp(triangle, exponents)
 
 
+def orthonormal_basis(X: np.ndarray, constant: np.ndarray | None = None) -> np.ndarray:
+    """Orthonormal basis of the span of the columns of X (n, b), whatever their scales and rank, shape (n, rank)."""
+    return column_basis(X, independent_columns(X, constant), constant)[0]
+
+
 def combinations(X: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """What the columns left out are made of.
 

@@ -9,7 +9,8 @@ import scipy.sparse as sp
 
 from ...errors import DataError, SlamWarning, shortlist, warn
 from ...linalg.families import RandomEffect
-from ...linalg.identifiability import FEW_ROWS, Product, column_basis, confounding_by_pattern, refusal
+from ...linalg.identifiability import FEW_ROWS, Product, confounding_by_pattern, refusal
+from ...linalg.independent import orthonormal_basis
 from ...linalg.threads import blocks
 
 # Numbers in the arrays of the patterns that are compared at a time.
@@ -59,11 +60,11 @@ def find_prior_only(
     """
     patterns, of_trait = np.unique(seen, axis=0, return_inverse=True)
     of_trait = of_trait.reshape(-1)
-    bases = [column_basis(x[:, rows].T) for rows in patterns]
-    _check_residual(patterns, bases)
+    ranks, judged = _judge_patterns(effects, patterns, x)
+    _check_residual(patterns, ranks)
     if not effects:
         return np.zeros((0, len(traits)), dtype=bool)
-    absorbed, as_residual, tied = _judge_patterns(effects, patterns, bases)[:, :, of_trait]
+    absorbed, as_residual, tied = judged[:, :, of_trait]
     for label, none_left, residual, own in zip(labels, absorbed, as_residual, on_traits, strict=True):
         if np.all(none_left | residual):
             raise refusal(label, absorbed=bool(none_left.any()))
@@ -87,28 +88,36 @@ def find_prior_only(
     return np.asarray((absorbed | as_residual | tied) & on_traits[:, None])
 
 
-def _check_residual(patterns: np.ndarray, bases: Sequence[np.ndarray]) -> None:
+def _check_residual(patterns: np.ndarray, ranks: np.ndarray) -> None:
     """Refuse fixed effects that leave no trait any residual."""
     sizes = patterns.sum(axis=1)
-    if all(basis.shape[1] == size for basis, size in zip(bases, sizes, strict=True)):
+    if np.all(ranks == sizes):
         raise DataError(
-            f"the fixed effects have {max(basis.shape[1] for basis in bases)} independent columns for "
+            f"the fixed effects have {ranks.max()} independent columns for "
             f"{sizes.max()} rows with data: they explain every row, and variances would only repeat the prior. "
             "Leave columns out, or shrink them by Priors(fixef='shared')."
         )
 
 
-def _judge_patterns(effects: Sequence[RandomEffect], patterns: np.ndarray, bases: Sequence[np.ndarray]) -> np.ndarray:
-    """Which effects are absorbed, as the residual, or tied, bool, shape (3, n_effects, patterns)."""
+def _judge_patterns(
+    effects: Sequence[RandomEffect], patterns: np.ndarray, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of the fixed effects (b, n) on the rows of each pattern, and which effects are not told there.
+
+    The second is bool, shape (3, n_effects, patterns): absorbed, as the residual, or tied.
+    """
     n = patterns.shape[1]
     products = [_product(effect) for effect in effects]
-    own = np.array([effect.diagonal() for effect in effects])
+    own = np.array([effect.diagonal() for effect in effects]).reshape(len(effects), n)
     diagonals = (patterns @ own.T) / np.maximum(patterns.sum(axis=1), 1)[:, None]
     at_once = max(1, COMPARED_TOGETHER // (n * min(n, FEW_ROWS) * (len(effects) + 1)))
-    found = []
+    ranks, found = [], []
     for part in blocks(len(patterns), at_once):
-        found += confounding_by_pattern(products, diagonals[part], patterns[part], bases[part])
-    return np.array([[one.absorbed, one.as_residual, one.tied] for one in found]).transpose(1, 2, 0)
+        bases = [orthonormal_basis(x[:, rows].T) for rows in patterns[part]]
+        ranks += [basis.shape[1] for basis in bases]
+        found += confounding_by_pattern(products, diagonals[part], patterns[part], bases)
+    judged = np.array([[one.absorbed, one.as_residual, one.tied] for one in found]).transpose(1, 2, 0)
+    return np.array(ranks), judged
 
 
 def _product(effect: RandomEffect) -> Product:

@@ -14,8 +14,8 @@ from ..._kernels.columns import Columns
 from ...design import Design
 from ...errors import DataError, OptionError, shortlist
 from ...genotypes import Markers
-from ...linalg.identifiability import column_basis, confounding, refusal
-from ...linalg.independent import independent_columns
+from ...linalg.identifiability import confounding, refusal
+from ...linalg.independent import independent_columns, orthonormal_basis
 from ...linalg.projection import covariate_basis
 from ...linalg.rotation import symmetric_eigen
 
@@ -257,7 +257,9 @@ def _rotated(
     covariance = loads if term.K is None else loads @ term.K
     product = covariance @ loads.T
     kernel = np.asarray(product.todense() if hasattr(product, "todense") else product)
-    found = confounding([kernel.__matmul__], [float(np.diag(kernel).mean())], column_basis(root[:, None] * Z))
+    found = confounding(
+        [kernel.__matmul__], [float(np.diag(kernel).mean())], orthonormal_basis(root[:, None] * Z, root)
+    )
     if found.unidentified[0]:
         raise refusal(term.label, absorbed=bool(found.absorbed[0]))
     values, U = symmetric_eigen(kernel)
