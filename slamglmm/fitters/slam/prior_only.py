@@ -58,8 +58,8 @@ def find_prior_only(
     SlamWarning
         Some traits do not, or random effects cannot be told from each other.
     """
-    patterns, of_trait = np.unique(seen, axis=0, return_inverse=True)
-    of_trait = of_trait.reshape(-1)
+    _, first, of_trait = np.unique(np.packbits(seen, axis=1), axis=0, return_index=True, return_inverse=True)
+    patterns, of_trait = seen[first], of_trait.reshape(-1)
     ranks, judged = _judge_patterns(effects, patterns, x)
     _check_residual(patterns, ranks)
     if not effects:
