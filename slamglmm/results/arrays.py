@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
+import zarr
 from numcodecs import Shuffle, Zstd
 from zarr.storage import LocalStore
 
@@ -52,8 +53,10 @@ def write_arrays(values: xr.Dataset, path: Path, mode: Literal["w", "a"] = "w") 
     for name in values.variables if mode == "a" else ():
         shutil.rmtree(path / str(name), ignore_errors=True)
     encoding = {name: codecs(v.dtype) for name, v in values.variables.items()}
-    # Chunks of missing values are written too, so that all that is absent is lost.
-    values.to_zarr(path, mode=mode, zarr_format=2, consolidated=False, encoding=encoding, write_empty_chunks=True)
+    # Chunks of missing values are written too, so that all that is absent is lost; not by xarray's own option, which
+    # its older versions pass on to what zarr no longer takes.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        values.to_zarr(path, mode=mode, zarr_format=2, consolidated=False, encoding=encoding)
 
 
 def open_arrays(path: Path, checksum: bool = True) -> xr.Dataset:
