@@ -109,6 +109,36 @@ def test_what_flat_effects_explain_changes_nothing_else(layout):
 
 
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.SlamWarning")
+@pytest.mark.parametrize(("p", "copied", "k"), [(2, False, 2), (6, False, 6), (6, True, 6), (70, False, 60)])
+def test_chains_start_alike_whatever_the_fixed_effects_explain(p, copied, k):
+    """Several data sets, as it is rounding that would choose the signs of factors, or factors where there are none."""
+    levels = [f"g{i}" for i in range(20)]
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        frame = pd.DataFrame({"g": np.repeat(levels, 3), "x": rng.normal(size=60) + 3.0})
+        markers = pd.DataFrame(rng.binomial(2, 0.4, (20, 60)).astype(float), levels)
+        Y = rng.normal(size=(60, p))
+        if p == 6:
+            Y[:20, 0] = np.nan
+        if copied:
+            Y[:, -1] = Y[:, -2]
+        before, after = (
+            fit(
+                frame,
+                moved,
+                "~ x + (1 | g)",
+                relmat={"g": sg.kinship(markers)},
+                draws=1,
+                burn=1,
+                n_factors=k,
+                store=("Lambda",),
+            ).posterior["Lambda"]
+            for moved in (Y, Y + 1.0 + frame[["x"]].to_numpy() * 10.0)
+        )
+        np.testing.assert_allclose(after, before, rtol=0, atol=1e-8, err_msg=f"data set {seed}")
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.SlamWarning")
 @pytest.mark.parametrize("layout", ["complete", "patterns", "offset", "cis", "infinite"])
 def test_scaled_traits_scale(layout):
     """``s Y`` (and the offset) under strong covariates: variances by s^2, effects by s, shares as they were."""

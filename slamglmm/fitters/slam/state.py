@@ -163,6 +163,22 @@ def _room_for_weighted(problem: Problem) -> np.ndarray:
     return np.zeros((min(problem.p, SUMMED_TOGETHER) if problem.collapsed else problem.p, problem.n))
 
 
+def _leading_directions(products: np.ndarray, k: int) -> np.ndarray:
+    """Eigenvectors of the k largest eigenvalues as columns, largest first; zero where an eigenvalue is.
+
+    Rounding alone decides LAPACK's signs, and what it makes of a null space, so both are settled here: the largest
+    entry is positive (the first of nearly equal ones). Chains then start alike from data that differ by rounding.
+    """
+    if k == 0:
+        return np.zeros((len(products), 0))
+    values, vectors = scipy.linalg.eigh(products, subset_by_index=[len(products) - k, len(products) - 1])
+    size = np.abs(vectors)
+    largest = (size >= 0.999 * size.max(axis=0)).argmax(axis=0)
+    signs = np.where(vectors[largest, np.arange(k)] < 0, -1.0, 1.0)
+    signs[values <= len(products) * np.finfo(float).eps * values[-1]] = 0.0
+    return (vectors * signs)[:, ::-1]
+
+
 def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
     """State near the mode: leading singular vectors as factors, shares of variance drawn from their priors.
 
@@ -179,17 +195,9 @@ def start_state(problem: Problem, seed: np.random.SeedSequence) -> State:
         rest = B @ problem.x
         np.subtract(y, rest, out=rest)
         if p <= n:
-            _, vectors = (
-                scipy.linalg.eigh(rest @ rest.T, subset_by_index=[p - leading, p - 1])
-                if k
-                else (None, np.zeros((p, 0)))
-            )
-            factors = vectors[:, ::-1].T @ rest
+            factors = _leading_directions(rest @ rest.T, leading).T @ rest
         else:
-            _, vectors = (
-                scipy.linalg.eigh(rest.T @ rest, subset_by_index=[n - k, n - 1]) if k else (None, np.zeros((n, 0)))
-            )
-            factors = vectors[:, ::-1].T.copy()
+            factors = _leading_directions(rest.T @ rest, k).T.copy()
         # More factors than traits: there is nothing left for them, so they begin as noise alone.
         factors = np.concatenate((factors, np.zeros((k - leading, n))))
         factors *= np.sqrt(n) / np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-8)
