@@ -53,6 +53,16 @@ def test_two_bars_and_single_effects_say_nothing(bars):
     assert not any("correlation" in note for note in fit.notes)
 
 
+@pytest.mark.parametrize("bars", ["(1 + z || g)", "(1 | g) + (0 + z | g)"])
+def test_a_slope_beside_an_intercept_wants_a_covariate_near_zero(bars):
+    """Years of 2000: the variance of slopes fell from .19 to 2e-7, the residual doubled, and all was "good"."""
+    frame = groups(8, 4, 0.5).assign(z=lambda f: f["x"] + 2000.0)
+    with pytest.warns(SlamWarning, match=r"slope of 'z' on 'g': 'z' is far from zero \(mean 2000, .* Center it"):
+        fit = sg.slam(f"y1 ~ x + {bars}", frame, **SHORT)
+    assert any("far from zero" in note for note in fit.notes)
+    silent("y1 ~ x + (0 + z | g)", frame, **SHORT)
+
+
 # -- few traits ----------------------------------------------------------------------------------------------------
 
 FEW = {

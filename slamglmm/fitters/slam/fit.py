@@ -43,7 +43,7 @@ from .chain import ChainRun, Schedule, run_chain
 from .draws import DEFAULT_STORE, draw_bytes, draw_shapes
 from .labelling import posterior_dataset
 from .problem import Problem, build_problem
-from .remarks import factors_in_use, on_few_traits, on_independent_slopes, remarks_on_draws
+from .remarks import factors_in_use, on_few_traits, on_independent_slopes, on_slopes_far_from_zero, remarks_on_draws
 from .store import AGAIN, RunFolder, fingerprint, in_its_folder
 
 # Draws of more than this are announced before the run.
@@ -246,7 +246,7 @@ def fit_slam(
                 return load(out.path)
     problem = build_problem(design, **model)
     refuse_not_finite("slam", {"the scale of the traits": problem.scale, "the scaled traits": problem.y})
-    few, on_model = on_few_traits(problem), on_independent_slopes(design)
+    few, on_model = on_few_traits(problem), on_independent_slopes(design) + on_slopes_far_from_zero(design)
     _warn(few, FewTraitsWarning)
     _warn(on_model)
     _check_size(problem, schedule, chains, out)

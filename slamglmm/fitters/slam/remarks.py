@@ -14,6 +14,8 @@ from .problem import Problem
 
 # The default loadings are made for many traits: up to so many, covariances are said to be drawn to zero.
 FEW_TRAITS = 5
+# A covariate whose mean is so many standard deviations from zero makes a slope nearly an intercept.
+FAR_FROM_ZERO = 5.0
 # A posterior narrower than half a step of the grid is on three points or fewer in a thousand draws, and from there on
 # its standard deviation and limits are those of the grid (Poisson summation: above, they are right to some per cent).
 FEW_POINTS = 4
@@ -42,6 +44,27 @@ def on_independent_slopes(design: Design) -> list[str]:
                 "correlation that one bar stands for. Write '||' if that is what you mean; slamglmm.he(..., "
                 "method='reml') fits the correlation"
             )
+    return lines
+
+
+def on_slopes_far_from_zero(design: Design) -> list[str]:
+    """One line for each slope beside an intercept of its group whose covariate is far from zero, such as a year.
+
+    Where the covariate is zero is then part of the model, as the two effects are independent there: a variance that
+    slopes have around the mean is given to the residual.
+    """
+    with_intercept = {term.group for term in design.terms if "Intercept" in term.effects}
+    lines = []
+    for term in design.terms:
+        for effect, values in zip(term.effects, np.asarray(term.M).T, strict=True):
+            numeric = effect != "Intercept" and len(np.unique(values)) > 2
+            mean, sd = values.mean(), values.std()
+            if numeric and term.group in with_intercept and abs(mean) > FAR_FROM_ZERO * sd:
+                lines.append(
+                    f"slope of '{effect}' on '{term.group}': '{effect}' is far from zero (mean {mean:.4g}, standard "
+                    f"deviation {sd:.4g}), where intercept and slope are held independent; that hides differences "
+                    f"among slopes, and adds them to the residual. Center it: a column of {effect} - {mean:.4g}"
+                )
     return lines
 
 
