@@ -17,6 +17,7 @@ from ...errors import BoundaryWarning, DataError, shortlist, warn
 from ...linalg.nnls import nonnegative_least_squares, solve_symmetric
 from ...linalg.threads import single_threaded_blas
 from ...options import Options, entries, shown
+from ...results.base import refuse_not_finite
 from ...results.varcomp import NetgsaResult
 from .networks import Network, read_networks, read_pathways
 
@@ -129,6 +130,8 @@ def fit_netgsa(
         beta = np.array([condition.network.solve(condition.mean) for condition in conditions])
         table = pathway_tests(conditions, beta, member, np.maximum(theta, 0.0), options.exact)
     table.index = pd.Index(pathway_names, name="pathway")
+    numbers = {"variances": theta, "baseline effects": beta, "pathway tests": table.to_numpy(dtype=float)}
+    refuse_not_finite("netgsa", numbers)
     table["q"] = _fdr(table["p"].to_numpy(), options.fdr)
     return NetgsaResult(
         options=asdict(options),
