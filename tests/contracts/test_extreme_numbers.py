@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
+from slamglmm.design import magnitudes
 from slamglmm.errors import DataError, FitError, SlamError
-from slamglmm.fitters.slam import fit as slam_fit
 from slamglmm.results.base import refuse_not_finite
 
 N = 24
@@ -84,8 +84,8 @@ def test_no_fit_returns_what_is_not_a_number(name, scale):
 @pytest.mark.parametrize("scale", [1e160, 1e300, 1e-160, 1e-300])
 def test_no_chain_returns_it_were_sizes_not_looked_at(name, scale, monkeypatch):
     """The check of the draws alone; scipy refuses infinite numbers in the words of a ValueError."""
-    monkeypatch.setattr(slam_fit, "LARGEST", np.inf)
-    monkeypatch.setattr(slam_fit, "SMALLEST", 0.0)
+    monkeypatch.setattr(magnitudes, "LARGEST_VALUE", np.inf)
+    monkeypatch.setattr(magnitudes, "SMALLEST_VALUE", 0.0)
     try:
         got = numbers(name, Y * scale)
     except (SlamError, ValueError):

@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.linalg
 
 from ... import __version__
+from ...design.magnitudes import refuse_extreme
 from ...design.row_labels import RowLabels
 from ...errors import BoundaryWarning, DataError, shortlist, warn
 from ...linalg.nnls import nonnegative_least_squares, solve_symmetric
@@ -346,11 +347,7 @@ def _refuse_constant(values: np.ndarray, genes: Sequence[str], labels: Sequence[
             "They would pass for genes without noise; leave them out of expression."
         )
     largest = float(spread.max())
-    if not 1 / LARGEST < largest < LARGEST:
-        raise DataError(
-            f"expression varies by {largest:.3g} within conditions, whose powers a computer cannot hold (expected "
-            f"{1 / LARGEST:.0e} to {LARGEST:.0e}). Multiply it by a constant."
-        )
+    refuse_extreme("expression varies within conditions by", largest, 1 / LARGEST, LARGEST)
 
 
 def _groups(groups: Any, samples: pd.Index | None, shape: tuple[int, int], notes: list[str]) -> list[Any]:
