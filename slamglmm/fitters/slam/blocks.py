@@ -244,7 +244,8 @@ def _draw_jointly(
     if bad >= 0:
         raise FitError(
             f"iteration {state.iteration}: the precision of the loadings of trait {block.start + bad} is not positive "
-            "definite. Report this with the data; rescaling extreme covariates may help."
+            "definite. Subtract their means from covariates far from zero, divide large ones by a constant, and report "
+            "this with the data if it stays."
         )
     if unit is not None:
         state.coef[block] *= unit[:, None]
