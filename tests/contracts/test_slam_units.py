@@ -122,7 +122,7 @@ FAR = {
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.SlamWarning")
 @pytest.mark.parametrize("layout", FAR)
 def test_a_covariate_far_from_zero_moves_the_intercept_alone(layout):
-    """``x + 1e8``, whose products with itself leave no digits of what varies: the intercept, or each level, moves by 1e8 slopes."""
+    """``x + 1e8``, whose products with itself leave no digits of what varies: the constant moves by 1e8 slopes."""
     options = dict(FAR[layout])
     frame, Y = make_frame(), make_traits(options.pop("missing", None))
     Y = Y[options.pop("columns", list(Y.columns))]
