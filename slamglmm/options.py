@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import OptionError
+from .errors import DataError, OptionError
 
 # A longer value is cut in a message.
 LONGEST = 80
@@ -233,6 +233,56 @@ def by_group(name: str, value: Any, what: str) -> dict[str, Any]:
     if wrong:
         raise OptionError(f"{name} has the key {shown(wrong[0])}: expected names of grouping factors, such as 'line'.")
     return dict(value)
+
+
+def entries(name: str, value: Any, known: Iterable[str], example: str) -> dict[str, Any]:
+    """An option that is itself a dict of a few options, such as ``subsample=``; {} for None.
+
+    Parameters
+    ----------
+    name : str
+        Of the option.
+    value : Any
+    known : iterable of str
+        What the dict may hold.
+    example : str
+        A dict, for the message.
+
+    Raises
+    ------
+    OptionError
+        Anything but a dict, or one with another key.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{name}={shown(value)}: expected a dict such as {example}.")
+    known = tuple(known)
+    unknown = [key for key in value if key not in known]
+    if unknown:
+        raise OptionError(f"{name} has {shown(unknown[0])}; it knows {', '.join(known)}.")
+    return dict(value)
+
+
+def membership(name: str, table: Any) -> np.ndarray:
+    """A table of 0 and 1, or of False and True, as booleans: which things belong to which sets.
+
+    Raises
+    ------
+    DataError
+        Any other entry: a missing one would count as a member.
+    """
+    try:
+        values = np.asarray(table, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}={shown(table)}: expected a table of 0 and 1 (1: belongs to it).") from None
+    wrong = values[(values != 0) & (values != 1)]
+    if wrong.size:
+        raise DataError(
+            f"{name} holds {wrong[0]:g} ({wrong.size} of {values.size} entries are neither 0 nor 1): expected 1 where "
+            "it belongs to the set and 0 elsewhere."
+        )
+    return values == 1
 
 
 def probability(value: Any, name: str = "prob") -> float:

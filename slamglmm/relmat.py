@@ -242,6 +242,10 @@ def _from_pair(pair: tuple[Any, Any], called: str) -> tuple[pd.Index, Any]:
     values, given = pair
     if isinstance(values, pd.DataFrame):
         raise RelmatError(f"{called}: a DataFrame brings its own labels; give it alone, not as (frame, labels).")
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise RelmatError(
+            f"{called}: expected (matrix, labels), got {type(given).__name__} in the place of the labels."
+        )
     labels = _unique_labels(_as_index(given), called)
     if np.iscomplexobj(values):
         raise RelmatError(f"{called} must be real; the matrix of (matrix, labels) is complex.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from ..errors import DataError
 
@@ -12,6 +13,8 @@ from ..errors import DataError
 EXACT = 1e-13
 # Columns with larger numbers leave the range in which squares can be summed.
 LARGEST_COLUMN = 1e140
+# Values whose squares, summed over a million rows, float64 holds.
+SMALLEST_VALUE, LARGEST_VALUE = 1e-150, 1e151
 
 
 def refuse_unusable(
@@ -43,13 +46,51 @@ def refuse_unusable(
                 f"response '{name}' is explained exactly by the fixed effects; nothing is left to estimate variances "
                 "or other effects from. Is a covariate computed from the response?"
             )
-        if not 1 / largest < left < largest:
-            what = ", times the roots of its weights," if weighted else ""
-            raise DataError(
-                f"response '{name}'{what} has a standard deviation of {left:.3g} beyond the fixed effects, whose "
-                f"powers a computer cannot hold (expected {1 / largest:.0e} to {largest:.0e}). Multiply it by a "
-                "constant" + (" or divide the weights by their mean." if weighted else ".")
-            )
+        what = f"response '{name}'" + (", times the roots of its weights," if weighted else "")
+        also = "Or divide the weights by their mean." if weighted else ""
+        refuse_extreme(f"{what} has a standard deviation beyond the fixed effects of", left, 1 / largest, largest, also)
+
+
+def refuse_extreme(what: str, size: float, smallest: float, largest: float, also: str = "") -> None:
+    """Refuse data in a unit in which variances, or their squares, are infinite or zero.
+
+    Parameters
+    ----------
+    what : str
+        Start of the message, which goes on with `size`: "response 'y' has values up to".
+    size, smallest, largest : float
+    also : str
+        What else may help.
+
+    Raises
+    ------
+    DataError
+    """
+    if smallest < size < largest:
+        return
+    unit = f"Change its unit: divide by {size:.0e}, say. {also}".rstrip()
+    raise DataError(
+        f"{what} {size:.3g}, too {'large' if size > largest else 'small'} for variances, which are squares: expected "
+        f"sizes from {smallest:.0e} to {largest:.0e}. {unit}"
+    )
+
+
+def refuse_extreme_responses(Y: pd.DataFrame) -> None:
+    """Refuse responses in such a unit before anything is known of the fixed effects; all zeros pass.
+
+    Parameters
+    ----------
+    Y : DataFrame, n x p
+        NaN where missing.
+
+    Raises
+    ------
+    DataError
+    """
+    for name, values in Y.items():
+        size = float(np.abs(values.to_numpy()[values.notna()]).max(initial=0.0))
+        if size:
+            refuse_extreme(f"response '{name}' has values up to", size, SMALLEST_VALUE, LARGEST_VALUE)
 
 
 def refuse_huge_columns(X: np.ndarray, names: Sequence[object]) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from formulaic.materializers import PandasMaterializer
 from formulaic.materializers.types import FactorValues
-from interface_meta import override
 
 from ..errors import FormulaError, clip
+
+# Formulaic's metaclass wants methods that replace its own to be marked, by the word of its own library.
+override = type(PandasMaterializer).override
 
 
 class CheckedMaterializer(PandasMaterializer):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..linalg.fixed_part import weighted_regression
 from .base import Likelihood, Link, Measurements, Parameters, fill_gaps, residual_scales
 from .data_scale import DataScale, IdentityScale
 
@@ -22,8 +23,22 @@ class Identity(Link):
         coef, scale = residual_scales(values, data)
         seen = ~np.isnan(values)
         if not seen.all():
-            values = fill_gaps(values, coef @ data.fixed.flat)
+            values = fill_gaps(values, _regression(values, coef, data))
         return IdentityLikelihood(data.columns, values, seen, seen, coef, scale, data.offset)
+
+
+def _regression(values: np.ndarray, coef: np.ndarray, data: Measurements) -> np.ndarray:
+    """What all fixed effects say of each cell, shape (p, n); only the flat ones where there are too many others.
+
+    Where effects are shrunk, drawn cells that start without them would take a chain long to leave.
+    """
+    base = coef @ data.fixed.flat
+    if len(data.fixed.shrunk):
+        rest = np.where(np.isnan(values), 0.0, values - base)
+        for traits, design in data.fixed.designs(data.columns):
+            seen = (~np.isnan(values[traits])).astype(float)
+            base[traits] += weighted_regression(design, rest[traits], seen) @ design
+    return base
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,8 @@ class HeResult(Result):
         ----------
         label : str, optional
             A component; all but the residual when left out. A term with several effects, such as intercept and
-            slope, has a share for each of them (their variances have different units).
+            slope, has a share for each of them. That of a slope is at one unit of its covariate, so it changes with
+            the unit: divide the covariate by its root mean square first for the slope's part of the mean variance.
 
         Returns
         -------

@@ -1,14 +1,16 @@
 """A fit gives numbers or an error, whatever the unit of the data; never NaN."""
 
+import pkgutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import slamglmm as sg
+from slamglmm.design import magnitudes
 from slamglmm.errors import DataError, FitError, SlamError
-from slamglmm.fitters.slam import fit as slam_fit
 from slamglmm.results.base import refuse_not_finite
 
 N = 24
@@ -82,8 +84,8 @@ def test_no_fit_returns_what_is_not_a_number(name, scale):
 @pytest.mark.parametrize("scale", [1e160, 1e300, 1e-160, 1e-300])
 def test_no_chain_returns_it_were_sizes_not_looked_at(name, scale, monkeypatch):
     """The check of the draws alone; scipy refuses infinite numbers in the words of a ValueError."""
-    monkeypatch.setattr(slam_fit, "LARGEST", np.inf)
-    monkeypatch.setattr(slam_fit, "SMALLEST", 0.0)
+    monkeypatch.setattr(magnitudes, "LARGEST_VALUE", np.inf)
+    monkeypatch.setattr(magnitudes, "SMALLEST_VALUE", 0.0)
     try:
         got = numbers(name, Y * scale)
     except (SlamError, ValueError):
@@ -120,6 +122,90 @@ def test_linear_algebra_that_fails(monkeypatch):
     with pytest.raises(FitError, match=r"mr_mash broke down in its linear algebra: Eigenvalues did not") as caught:
         numbers("mr_mash", Y)
     assert isinstance(caught.value.__cause__, np.linalg.LinAlgError)
+
+
+# What must be named -> the function whose last number becomes NaN, the call, and the word that asks for it.
+HALVES = {"method": "rerehe", "subsample": {"ratio": 0.8}}
+T3 = {"formula": "~ x + (1 | line)", "Y": Y[["t3"]]}
+BROKEN = {
+    "variances": ("he.fit.solve_equations", {}, None),
+    "variances of several": ("he.fit.solve_equations", {"formula": "~ x + (1 | line)", "Y": Y}, None),
+    "variances of subsamples": ("he.subsampling.solve_equations", HALVES, None),
+    "variances on own rows": ("he.fit.solve_equations", {"formula": "~ x + (1 | line)", "Y": Y.mask(GAPS)}, None),
+    "the covariance of the estimates \\(sandwich\\)": ("he.inference.estimate_map", {}, None),
+    "the covariance of the estimates \\(jackknife\\)": ("he.inference.jackknife", {"se": "jackknife"}, None),
+    "the covariance of the estimates \\(bootstrap\\)": ("he.inference.bootstrap", T3 | {"se": "bootstrap"}, None),
+    "loglik": ("he.fit.fit_reml", {"method": "reml"}, None),
+    "random effects of 'line'": ("he.fit.blups", {}, "ranef"),
+    "fixed effects": ("he.effects.scipy.linalg.solve_triangular", {}, "fixef"),
+    "marker effects of 'chip'": ("he.fit.marker_effects", {"formula": "y ~ x", "markers": {"chip": MARKERS}}, "ranef"),
+    "baseline effects": ("netgsa.fit.Network.solve", {}, None),
+    "pathway tests": ("netgsa.fit.pathway_tests", {}, None),
+}
+
+
+def spoiled(value):
+    """The same with the last number NaN, wherever that stands."""
+    if isinstance(value, tuple):
+        return (spoiled(value[0]), *value[1:])
+    if isinstance(value, list):
+        return [*value[:-1], spoiled(value[-1])]
+    if isinstance(value, pd.DataFrame):
+        return value.assign(p=[*value["p"][:-1], np.nan])
+    if isinstance(value, float):
+        return np.nan
+    if not isinstance(value, np.ndarray):
+        name = "loglik" if hasattr(value, "loglik") else "coef"
+        return replace(value, **{name: spoiled(getattr(value, name))})
+    value = value.astype(float)
+    value.flat[-1] = np.nan
+    return value
+
+
+def of_he(**changes):
+    call = {"formula": "y ~ x + (1 | line)", "data": FRAME.assign(y=Y["t1"]), "relmat": {"line": K}, "seed": 1}
+    call |= {"relmat": None} if "markers" in changes else {}
+    return sg.he(**(call | changes))
+
+
+def of_netgsa():
+    genes = sg.simulate.netgsa(n_genes=8, n_pathways=2, n_samples=(5, 4), seed=1)
+    return sg.netgsa(genes.expression, genes.groups, genes.networks, genes.pathways)
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.SlamWarning")
+@pytest.mark.parametrize("what", BROKEN)
+def test_moments_and_tests_that_break_down(what, monkeypatch):
+    """`he` and `netgsa`: refused when fitted, or when first asked for; never printed."""
+    place, changes, word = BROKEN[what]
+    fitter, quantity = place.split(".")[0], what.split(" of s")[0].split(" on own")[0]
+    owner, name = f"slamglmm.fitters.{place}".rsplit(".", 1)
+    owner = pkgutil.resolve_name(owner)
+    whole = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *a, **k: spoiled(whole(*a, **k)))
+
+    def asked():
+        fit = of_he(**changes) if fitter == "he" else of_netgsa()
+        return getattr(fit, word or "summary")()
+
+    said = rf"{fitter} broke down: \d+ of \d+ values of {quantity} are NaN"
+    with np.errstate(all="ignore"), pytest.raises(FitError, match=said):
+        asked()
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.SlamWarning")
+def test_what_may_be_not_a_number():
+    """An aliased fixed effect, a covariance by REML, an error at the boundary, the p value of the residual."""
+    twice = FRAME.assign(y=Y["t1"], x2=2 * FRAME["x"])
+    assert of_he(formula="y ~ x + x2 + (1 | line)", data=twice).fixef().isna().to_numpy().sum() == 1
+    by_reml = of_he(formula="~ x + (1 | line)", Y=Y.mask(GAPS), method="reml")
+    assert by_reml.G("line").isna().to_numpy().sum() == 6
+    flat = of_he(
+        data=FRAME.assign(y=np.resize([1.0, -1.0], N), line=np.repeat(LINES[::2], 2)), relmat=None, method="reml"
+    )
+    assert flat.varcorr()["se"].isna().tolist() == [True, False]
+    apart = np.abs(np.subtract.outer(FRAME["x"].to_numpy(), FRAME["x"].to_numpy()))
+    assert of_he(formula="~ 1 + (1 | line)", distance=apart, permutations=5).varcorr()["p"].isna().sum() == 1
 
 
 def test_refusal_counts_and_names():

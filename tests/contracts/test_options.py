@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import slamglmm as sg
-from slamglmm.errors import KeywordError, OptionError, SlamError
+from slamglmm.errors import DataError, KeywordError, OptionError, SlamError
 
 N = 12
 LINES = [f"L{i:02d}" for i in range(N)]
@@ -36,12 +36,15 @@ def small_data():
 
 FRAME, Y, K, MARKERS = small_data()
 SLAM = {"n_factors": 1, "draws": 4, "burn": 2, "chains": 1, "seed": 1}
+GENES = sg.simulate.netgsa(n_genes=8, n_pathways=2, n_samples=(4, 3), seed=1)
 TINY = {"families": 3, "per_family": 2, "n_traits": 2, "n_factors": 1}
 # Function -> a call that runs; every option that the call can do without is changed in turn.
 CALLS = {
     sg.slam: {"formula": "~ x + (1 | line)", "data": FRAME, "Y": Y, "relmat": {"line": K}, **SLAM},
     sg.sparse_lmm: {"formula": "y ~ x", "data": FRAME, "markers": MARKERS, "max_iter": 20},
     sg.mr_mash: {"formula": "~ x", "data": FRAME, "Y": Y, "markers": MARKERS, "max_iter": 20},
+    sg.he: {"formula": "y ~ x + (1 | line)", "data": FRAME, "relmat": {"line": K}},
+    sg.netgsa: {name: getattr(GENES, name) for name in ("expression", "groups", "networks", "pathways")},
     sg.cross_validate: {"fitter": sg.slam, "formula": "~ x", "data": FRAME, "Y": Y, "folds": 2, "by": "rows"}
     | {"draws": 2, "burn": 1, "chains": 1, "n_factors": 1},
     sg.design: {"formula": "y ~ x + (1 | line)", "data": FRAME},
@@ -151,6 +154,62 @@ def test_wrong_values(function, name):
             assert what not in must_fail, f"{name}={value!r} ran"
 
 
+# Options that matter, or may stand, only beside others; and dicts one level down: (function, beside, option, key).
+HALVES = pd.DataFrame({"first": np.arange(20) < 10, "second": np.arange(20) >= 10})
+CHIP = {"formula": "y ~ x", "relmat": None, "markers": {"chip": MARKERS}, "se": "jackknife", "n_blocks": 4}
+APART = {"formula": "~ x + (1 | line)", "distance": np.abs(np.subtract.outer(np.arange(N), np.arange(N))) * 1.0}
+NESTED = [
+    *((sg.he, CHIP | {"annotation": HALVES}, name, None) for name in ("annotation", "n_blocks", "n_probes", "seed")),
+    (sg.he, CHIP, "markers", "chip"),
+    *((sg.he, APART, name, None) for name in ("distance", "correction", "permutations", "weights")),
+    *((sg.he, {"method": "rerehe"}, "subsample", key) for key in ("ratio", "times", "rule", "unit", "replace")),
+    *((f, {}, "relmat", "line") for f in (sg.he, sg.slam)),
+    *((sg.netgsa, {"method": "rerehe"}, "subsample", key) for key in ("samples", "genes", "times")),
+    (sg.netgsa, {}, "networks", "condition1"),
+    (sg.netgsa, {}, "pathways", "a"),
+]
+
+
+@pytest.mark.parametrize(("function", "beside", "name", "key"), NESTED, ids=lambda v: getattr(v, "__name__", None))
+def test_wrong_values_beside_others(function, beside, name, key):
+    """An own error, or a value that may be; a missing entry or text is no part of any of them."""
+    for what, value in WRONG.items():
+        given = CALLS[function].get(name)
+        whole = value if key is None else {**(given if isinstance(given, dict) else {}), key: value}
+        try:
+            call(function, **(beside | {name: whole}))
+        except SlamError as error:
+            said = len(str(error))
+        else:
+            said = None
+        if said is None:
+            assert what in {"none", "zero", "true"}, f"{name}={whole!r} ran"
+        else:
+            assert 15 < said < 1000
+
+
+@pytest.mark.parametrize("label", [{}, ["a"], np.zeros(2), pd.DataFrame()], ids=lambda v: type(v).__name__)
+def test_groups_of_samples_are_names(label):
+    with pytest.raises(DataError, match=r"groups has the entry .*: expected names or numbers of conditions"):
+        call(sg.netgsa, groups=[label] * 4 + ["b"] * 3)
+
+
+def test_a_missing_entry_is_no_member():
+    """Of a bin of markers, or of a pathway; as a boolean it would be."""
+    bins = HALVES.astype(float)
+    bins.iloc[3, 1] = np.nan
+    with pytest.raises(
+        DataError, match=r"annotation holds nan \(1 of 40 entries are neither 0 nor 1\): expected 1 where"
+    ):
+        call(sg.he, **CHIP, annotation=bins)
+    genes = GENES.expression.index
+    table = pd.DataFrame(np.eye(2, len(genes)), index=["a", "b"], columns=genes)
+    table.iloc[0, 4] = np.nan
+    for form in (table, table.to_numpy()):
+        with pytest.raises(DataError, match=r"pathways holds nan \(1 of 16 entries are neither 0 nor 1\)"):
+            call(sg.netgsa, pathways=form)
+
+
 def legal(function, name):
     """Values that the annotation of an option allows and that cost little."""
     parameter = inspect.signature(function).parameters[name]
@@ -224,6 +283,24 @@ REFUSED = [
     (sg.mr_mash, {"grid": True}, "grid must be positive variances, or 'auto', got True"),
     (sg.mr_mash, {"grid": "a"}, "grid must be 'auto' or variances, got 'a'"),
     (sg.mr_mash, {"residual_cov": np.full((3, 3), np.nan)}, "residual_cov must be finite"),
+    (sg.he, {"method": "minque"}, "method='minque': expected 'rehe', 'he', 'rerehe', 'reml' or 'ml'"),
+    (sg.he, {"correction": MARKERS}, r"correction=<DataFrame of shape \(12, 20\)>: expected 'sqrt', 'lingoes' or None"),
+    (sg.he, {"n_blocks": 1}, "n_blocks=1: expected an integer of at least 2"),
+    (sg.he, {"subsample": {"people": 1}}, "subsample has 'people'; it knows ratio, times, rule, unit, replace"),
+    (
+        sg.he,
+        {"subsample": {"rule": MARKERS}},
+        r"subsample\['rule'\]=<DataFrame .*: expected 'pooled', 'mean' or 'median'",
+    ),
+    (sg.netgsa, {"method": "reml"}, "method='reml': expected 'rehe', 'he' or 'rerehe'"),
+    (sg.netgsa, {"subsample": 3}, r"subsample=3: expected a dict such as \{'samples': 0.2, 'times': 50\}"),
+    (
+        sg.netgsa,
+        {"subsample": {"genes": 2}},
+        r"subsample\['genes'\]=2: expected a finite number above 0 and of at most 1",
+    ),
+    (sg.netgsa, {"fdr": "bogus"}, "fdr='bogus': expected a method of statsmodels' multipletests, such as 'fdr_bh'"),
+    (sg.netgsa, {"directed": "a"}, "directed='a': expected True, False or None"),
     (sg.cross_validate, {"n_jobs": 0}, "n_jobs=0.: expected the number of folds at the same time, or -1"),
     (sg.cross_validate, {"predict": 3}, "predict=3.: expected a function from a fit to predictions"),
     (sg.cross_validate, {"predict": lambda fit: None}, "predict= returned None: expected numbers, row × trait"),

@@ -48,6 +48,8 @@ def make_traits(missing=None):
     Y = pd.DataFrame(np.repeat(effects, 4, axis=0) + rng.normal(size=(N, P)), columns=[f"t{j}" for j in range(P)])
     if missing == "scattered":
         Y = Y.mask(rng.random(Y.shape) < 0.05)
+    if missing == "a row":
+        Y.iloc[7] = np.nan
     if missing == "patterns":
         Y.iloc[:30, :3] = np.nan
         Y.iloc[50:, 3:5] = np.nan
@@ -106,6 +108,40 @@ def test_what_flat_effects_explain_changes_nothing_else(layout):
             other = other - X.to_numpy() @ c.to_numpy()
         size = np.nanmax(np.abs(draws.to_numpy()), initial=0.0)
         np.testing.assert_allclose(other, draws, rtol=0, atol=1e-8 * max(size, 1e-6), err_msg=name)
+
+
+FAR = {
+    **LAYOUTS,
+    "a row without data": {"missing": "a row"},
+    "shared": {"priors": sg.Priors(fixef="shared"), "missing": "patterns"},
+    "horseshoe": {"priors": sg.Priors(fixef="horseshoe")},
+    "aliased": {"formula": "~ x + I(2 * x) + s + (1 | g)", "missing": "patterns"},
+}
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.SlamWarning")
+@pytest.mark.parametrize("layout", FAR)
+def test_a_covariate_far_from_zero_moves_the_intercept_alone(layout):
+    """``x + 1e8``, whose products with itself leave no digits of what varies: the constant moves by 1e8 slopes."""
+    options = dict(FAR[layout])
+    frame, Y = make_frame(), make_traits(options.pop("missing", None))
+    Y = Y[options.pop("columns", list(Y.columns))]
+    if layout == "links":
+        Y["t4"], Y["t5"] = (Y["t4"] > 0).astype(float), np.round(np.exp(Y["t5"] / 2))
+    frame["x"] = np.round(frame["x"] * 2**20) / 2**20  # so that x + 1e8 has the same digits
+    before, after = fit(frame, Y, **options), fit(frame.assign(x=frame["x"] + 1e8), Y, **options)
+    slope = after.posterior["B"].sel(fixef=["x"]).to_numpy()
+    for name, draws in before.posterior.items():
+        first, other = draws.to_numpy(), after.posterior[name].to_numpy()
+        if name == "B":
+            constant = ["s[a]", "s[b]", "s[c]"] if layout == "no intercept" else ["Intercept"]
+            moved = draws["fixef"].isin(constant).to_numpy()
+            axis = draws.get_axis_num("fixef")
+            levels = np.compress(moved, other, axis) + 1e8 * slope
+            np.testing.assert_allclose(levels, np.compress(moved, first, axis), atol=1e-5)
+            first, other = np.compress(~moved, first, axis), np.compress(~moved, other, axis)
+        size = np.nanmax(np.abs(first), initial=0.0)
+        np.testing.assert_allclose(other, first, rtol=0, atol=1e-6 * max(size, 1e-6), err_msg=name)
 
 
 @pytest.mark.filterwarnings("ignore::slamglmm.errors.SlamWarning")
@@ -197,6 +233,17 @@ def test_variances_of_dietox_are_those_of_reml():
     ours = sg.slam("Weight ~ Time + (1 | Pig)", frame, seed=1, h2_grid=100, draws=2000).varcorr()["mean"]
     reml = sg.he("Weight ~ Time + (1 | Pig)", frame, method="reml").varcorr()["variance"]
     np.testing.assert_allclose(ours.to_numpy(), reml.to_numpy(), rtol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore::slamglmm.errors.SlamWarning")
+@pytest.mark.parametrize("fixef", ["shared", "horseshoe"])
+def test_strong_shrunk_effects_are_there_from_the_start_in_drawn_cells(fixef):
+    """Drawn cells that began without them held the effect at 41 of 60, and residual variances at 600, for .8."""
+    frame, Y = make_frame(), make_traits("patterns")
+    options = {"priors": sg.Priors(fixef=fixef), "missing_memory": 0, "chains": 1, "draws": 150, "burn": 50}
+    fitted = fit(frame, Y.add(60.0 * frame["x"], axis=0), **options)
+    assert fitted.R().to_numpy().diagonal().max() < 3.0
+    np.testing.assert_allclose(fitted.fixef().loc["x"], 60.0, atol=1.0)
 
 
 def simulate(link, eta, rng):

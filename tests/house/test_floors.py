@@ -2,6 +2,8 @@
 
 import ast
 import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,20 @@ def test_imports_point_down(path, relative):
         neighbours = {parts[1] for parts in inside if parts[0] == "fitters" and len(parts) > 1}
         fitters = {folder.name for folder in (ROOT / "fitters").iterdir() if folder.is_dir()}
         assert not (neighbours & fitters) - {relative.parts[1]}, "fitters never import each other"
+
+
+def test_every_import_is_a_requirement():
+    """A library that only comes along with another may go with the next version of that one."""
+    project = ROOT.parent / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("an installed package")
+    given = tomllib.loads(project.read_text())
+    required = [*given["build-system"]["requires"], *given["project"]["dependencies"]]
+    required += [name for names in given["project"]["optional-dependencies"].values() for name in names]
+    declared = {re.split(r"[^\w.-]", name)[0].replace("-", "_") for name in required}
+    imported = set()
+    for path, relative in (source.values for source in sources()):
+        if path.suffix == ".py":
+            package = ".".join(["slamglmm", *relative.parts[:-1]])
+            imported |= {name.split(".")[0] for name in imported_modules(path, package)}
+    assert imported - set(sys.stdlib_module_names) - {"slamglmm"} <= declared

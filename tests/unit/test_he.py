@@ -738,7 +738,7 @@ def test_refused_distances():
         fit(formula="~ 0 + age + (1 | household)")
     with pytest.raises(OptionError, match="distance= takes the place of the response"):
         fit(formula="age ~ 1 + (1 | household)")
-    with pytest.raises(OptionError, match="correction must be None, 'sqrt' or 'lingoes', got 'cailliez'"):
+    with pytest.raises(OptionError, match="correction='cailliez': expected 'sqrt', 'lingoes' or None"):
         fit(correction="cailliez")
     with pytest.raises(OptionError, match=r"distance= is fitted by moments"):
         fit(method="reml")
@@ -811,11 +811,11 @@ def test_refused_subsamples():
         )
 
     for subsample, message in (
-        ({"ratio": 0}, r"ratio must be a share, 0 < ratio <= 1, got 0"),
-        ({"times": 0}, r"times must be at least 1"),
-        ({"rule": "mode"}, r"rule must be one of pooled, mean, median, got 'mode'"),
-        ({"unit": "house"}, r"unit must be one of auto, family, individual"),
-        ({"share": 0.1}, r"subsample has 'share'; it knows ratio, replace, rule, times, unit"),
+        ({"ratio": 0}, r"subsample\['ratio'\]=0: expected a finite number above 0 and of at most 1"),
+        ({"times": 0}, r"subsample\['times'\]=0: expected an integer of at least 1"),
+        ({"rule": "mode"}, r"subsample\['rule'\]='mode': expected 'pooled', 'mean' or 'median'"),
+        ({"unit": "house"}, r"subsample\['unit'\]='house': expected 'auto', 'family' or 'individual'"),
+        ({"share": 0.1}, r"subsample has 'share'; it knows ratio, times, rule, unit, replace"),
     ):
         with pytest.raises(OptionError, match=message):
             fit(subsample)
@@ -957,10 +957,10 @@ def test_refused_models():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "minque"}, r"method='minque': expected one of 'rehe', 'he', 'rerehe', 'reml', 'ml'"),
-        ({"inner": "upper"}, r"inner='upper': expected one of 'full', 'triangle', 'offdiag'"),
-        ({"se": "wild"}, r"se='wild': expected one of 'sandwich', 'jackknife', 'bootstrap', None"),
-        ({"backend": "ray"}, r"backend='ray': expected one of None, 'dask'"),
+        ({"method": "minque"}, r"method='minque': expected 'rehe', 'he', 'rerehe', 'reml' or 'ml'"),
+        ({"inner": "upper"}, r"inner='upper': expected 'full', 'triangle' or 'offdiag'"),
+        ({"se": "wild"}, r"se='wild': expected 'sandwich', 'jackknife', 'bootstrap' or None"),
+        ({"backend": "ray"}, r"backend='ray': expected 'dask' or None"),
         ({"n_draws": 1}, r"n_draws=1: expected an integer of at least 2\."),
         ({"n_probes": 1}, r"n_probes=1: expected an integer of at least 2, or None"),
         ({"n_probes": 2.5}, r"n_probes=2.5: expected an integer of at least 2, or None"),
@@ -968,13 +968,13 @@ def test_refused_models():
         ({"permutations": 1.5}, r"permutations=1.5: expected an integer of at least 0\."),
         ({"project": "a"}, r"project='a': expected True or False\."),
         ({"seed": True}, r"seed=True: expected an integer of at least 0, or None"),
-        ({"method": ["reml"]}, r"method=\['reml'\]: expected one of 'rehe', 'he'"),
+        ({"method": ["reml"]}, r"method=\['reml'\]: expected 'rehe', 'he'"),
         ({"subsample": 3}, r"subsample=3: expected a dict such as {'ratio': 0.1, 'times': 50}"),
-        ({"subsample": {"ratio": "a"}}, r"ratio must be a share, 0 < ratio <= 1, got 'a'"),
-        ({"subsample": {"times": 1.5}}, r"times must be at least 1, a whole number, got 1.5"),
-        ({"subsample": {"replace": 3}}, r"replace must be True or False, got 3"),
+        ({"subsample": {"ratio": "a"}}, r"subsample\['ratio'\]='a': expected a finite number above 0 and of at most 1"),
+        ({"subsample": {"times": 1.5}}, r"subsample\['times'\]=1.5: expected an integer of at least 1"),
+        ({"subsample": {"replace": 3}}, r"subsample\['replace'\]=3: expected True or False"),
         ({"contrasts": 3}, r"contrasts=3: expected a dict from columns to 'poly', 'sum', 'treatment' or 'helmert'"),
-        ({"correction": "zzz"}, r"correction must be None, 'sqrt' or 'lingoes', got 'zzz'"),
+        ({"correction": "zzz"}, r"correction='zzz': expected 'sqrt', 'lingoes' or None"),
         ({"correction": "sqrt"}, r"correction='sqrt' is of a distance, and there is none; give distance= too"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ import scipy.linalg
 from ...design import Design
 from ...design.row_labels import RowLabels
 from ...errors import DataError, OptionError, SlamWarning, warn
+from ...options import Options
 from .moments import Moments, NormalEquations
 from .problem import RESIDUAL, Problem
 from .sources import Source
 from .spread import Component, Spread
 
-CORRECTIONS = (None, "sqrt", "lingoes")
+CORRECTIONS = ("sqrt", "lingoes", None)
 # Relative to the largest eigenvalue.
 NEGATIVE = 1e-9
 
@@ -115,8 +117,7 @@ def check_correction(correction: Any) -> None:
     ------
     OptionError
     """
-    if not isinstance(correction, str | None) or correction not in CORRECTIONS:
-        raise OptionError(f"correction must be None, 'sqrt' or 'lingoes', got {correction!r}.")
+    Options({"correction": correction}).choice("correction", CORRECTIONS)
 
 
 def _gower(squared: np.ndarray) -> np.ndarray:
@@ -133,7 +134,7 @@ def _values_and_labels(distance: Any) -> tuple[np.ndarray, pd.Index | None]:
         return _numbers(distance), distance.index
     if hasattr(distance, "ids") and hasattr(distance, "data"):
         return _numbers(distance.data), pd.Index(list(distance.ids))
-    if isinstance(distance, tuple) and len(distance) == 2:
+    if isinstance(distance, tuple) and len(distance) == 2 and isinstance(distance[1], Iterable):
         return _numbers(distance[0]), pd.Index(list(distance[1]))
     return _numbers(distance), None
 

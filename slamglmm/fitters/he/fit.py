@@ -17,6 +17,7 @@ from ...design import Design
 from ...errors import BoundaryWarning, DataError, DroppedRowsWarning, OptionError, SlamWarning, shortlist, warn
 from ...linalg.identifiability import confounding, refusal
 from ...linalg.threads import single_threaded_blas
+from ...results.base import refuse_not_finite
 from ...results.varcomp import HeResult, MarkerEffects, TraitCovariances
 from . import inference
 from .distance import DistanceResponse, distance_equations, permutation_p
@@ -58,7 +59,16 @@ class HeModel:
     def effects(self) -> list[Effects]:
         """Of every trait."""
         with single_threaded_blas():
-            return effects(self.problem, list(self.variances))
+            found = effects(self.problem, list(self.variances))
+        # an aliased column has NaN, by design
+        kept = self.problem.kept
+        numbers = {
+            "fixed effects": [e.coef[kept] for e in found],
+            "variances of fixed effects": [np.diag(e.covariance)[kept] for e in found],
+            "weighted residuals": [e.weighted_residual for e in found],
+        }
+        refuse_not_finite("he", numbers)
+        return found
 
     def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
         """Fixed effects (t x b) and their covariances (t x b x b)."""
@@ -66,9 +76,11 @@ class HeModel:
 
     def random_effects(self, t: int) -> np.ndarray:
         """BLUPs of term t, traits x levels x effects."""
-        return np.array(
+        found = np.array(
             [blups(self.problem, t, values, e) for values, e in zip(self.variances, self.effects, strict=True)]
         )
+        refuse_not_finite("he", {f"random effects of '{self.problem.terms[t].label}'": found})
+        return found
 
     @cached_property
     def marker_effects(self) -> list[MarkerEffects]:
@@ -76,7 +88,9 @@ class HeModel:
         rests = np.column_stack([e.weighted_residual for e in self.effects])
         variances = self.variances[:, 1 + len(self.problem.components) :].T
         with single_threaded_blas():
-            return marker_effects(self.problem.markers, rests, variances)
+            found = marker_effects(self.problem.markers, rests, variances)
+        refuse_not_finite("he", {f"marker effects of '{effect.table}'": effect.coef for effect in found})
+        return found
 
 
 def fit_he(
@@ -142,7 +156,10 @@ def _estimate(
     """Fit traits that are known in the same rows: the parts of a result that depend on the method."""
     if options.is_likelihood:
         check_identified(problem, notes)
-        return _by_likelihood(problem, options)
+        parts = _by_likelihood(problem, options)
+        # NaN: covariances among traits, which are fitted one by one, and standard errors of variances at zero
+        refuse_not_finite("he", {"variances": np.einsum("itt->it", parts["theta"]), "loglik": parts["loglik"]})
+        return parts
     if not problem.components and not problem.markers:
         raise DataError(
             "the formula has no random term, so there is no variance to split. Add one such as (1 | id), with "
@@ -298,6 +315,7 @@ def _by_moments(
     n_markers = len(problem.markers)
     unconstrained = solve_equations(equations, "he", cones, n_markers)
     constrained = solve_equations(equations, "rehe", cones, n_markers)
+    refuse_not_finite("he", {"variances": constrained, "unconstrained variances": unconstrained})
     theta = constrained if options.method == "rehe" else unconstrained
     variances = np.einsum("itt->ti", constrained).copy()
     parts = {
@@ -341,6 +359,7 @@ def _probes(problem: Problem, options: HeOptions, rng: np.random.Generator) -> n
 def _by_subsamples(problem: Problem, options: HeOptions, notes: list[str], rng: np.random.Generator) -> dict[str, Any]:
     plan = options.subsample
     fit = fit_subsamples(problem, plan, options.inner, options.project, rng)
+    refuse_not_finite("he", {"variances": fit.theta})
     what = {"family": "families", "individual": "individuals"}[fit.unit]
     notes.append(f"reREHE: {plan.times} subsamples of {plan.ratio:.0%} of the {what}, {plan.rule}")
     if fit.n_skipped:
@@ -373,6 +392,7 @@ def _uncertainty(
 ) -> Any:
     if options.se is None:
         return None
+    found: Any
     if options.se == "sandwich":
         found = inference.sandwich(
             problem,
@@ -388,8 +408,7 @@ def _uncertainty(
                 f"sandwich standard errors from {found.n_probes} random probes (seed {options.seed}); Monte Carlo "
                 f"error up to {found.error:.1%} of a standard error"
             )
-        return found
-    if options.se == "jackknife":
+    elif options.se == "jackknife":
         if problem.markers:
             assert probes is not None
             values = inference.marker_jackknife(problem, moments, probes, options.project, options.n_blocks)
@@ -399,8 +418,12 @@ def _uncertainty(
                 problem, moments, equations, options.inner, options.project, options.jackknife_unit, rng
             )
             notes.append(note)
-        return TraitCovariances(values, "jackknife")
-    return _bootstrap(problem, moments, equations, theta, options, notes, rng)
+        found = TraitCovariances(values, "jackknife")
+    else:
+        found = _bootstrap(problem, moments, equations, theta, options, notes, rng)
+    own = [found.covariance((j, j), (j, j)) for j in range(problem.t)]
+    refuse_not_finite("he", {f"the covariance of the estimates ({options.se})": own})
+    return found
 
 
 def _bootstrap(

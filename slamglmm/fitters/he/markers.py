@@ -15,6 +15,7 @@ from ...design import Design
 from ...design.row_labels import RowLabels
 from ...errors import DataError, OptionError, shortlist
 from ...genotypes import Markers
+from ...options import membership, shown
 from ...results.varcomp import MarkerEffects
 
 # Bytes of decoded genotypes at a time.
@@ -331,10 +332,7 @@ def read_markers(
             continue
         bins, note = _bins(annotation, str(label), found)
         found = replace(found, notes=(*found.notes, *note))
-        out += [
-            MarkerTerm(f"{label}[{name}]", str(label), found, members.to_numpy().astype(bool))
-            for name, members in bins.items()
-        ]
+        out += [MarkerTerm(f"{label}[{name}]", str(label), found, members.to_numpy()) for name, members in bins.items()]
     return tuple(out)
 
 
@@ -342,7 +340,11 @@ def _bins(annotation: Any, label: str, found: Genotypes) -> tuple[pd.DataFrame, 
     """The bins in the order of the markers, by name when `annotation` has names; and a note of how."""
     names = found.markers.names
     labelled = isinstance(annotation, pd.DataFrame | pd.Series)
-    bins = pd.DataFrame(annotation if labelled else np.asarray(annotation))
+    frame = annotation.to_frame() if isinstance(annotation, pd.Series) else annotation
+    values = membership("annotation", frame)
+    if values.ndim not in (1, 2):
+        raise OptionError(f"annotation={shown(annotation)}: expected a table of bool, markers x bins.")
+    bins = pd.DataFrame(values, frame.index, frame.columns) if labelled else pd.DataFrame(values)
     if len(bins) != found.m:
         raise OptionError(f"annotation has {len(bins)} rows, '{label}' has {found.m} markers; give one row a marker.")
     if not labelled:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from ...errors import OptionError
+from ...options import Options
 from .moments import INNER
 from .subsampling import Subsampling
 
@@ -53,27 +51,17 @@ class HeOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        choices = {
-            "method": METHODS,
-            "inner": INNER,
-            "se": ERRORS,
-            "jackknife_unit": JACKKNIFE_UNITS,
-            "backend": (None, "dask"),
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if not isinstance(value, str | None) or value not in allowed:
-                raise OptionError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}.")
-        if not isinstance(self.project, bool | np.bool_):
-            raise OptionError(f"project={self.project!r}: expected True or False.")
-        least = {"n_blocks": 2, "n_draws": 2, "permutations": 0, "n_probes": 2, "seed": 0}
-        for name, minimum in least.items():
-            value, optional = getattr(self, name), name in ("n_probes", "seed")
-            if optional and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-                expected = f"an integer of at least {minimum}" + (", or None" if optional else "")
-                raise OptionError(f"{name}={value!r}: expected {expected}.")
+        check = Options(vars(self))
+        check.choice("method", METHODS)
+        check.choice("inner", INNER)
+        check.choice("se", ERRORS)
+        check.choice("jackknife_unit", JACKKNIFE_UNITS)
+        check.choice("backend", ("dask", None))
+        check.flag("project")
+        check.whole("n_blocks", "n_draws", least=2)
+        check.whole("n_probes", least=2, optional=True)
+        check.whole("permutations")
+        check.seed()
 
     @property
     def is_likelihood(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from ...errors import FitError, OptionError, SlamWarning, warn
+from ...options import Options, entries
 from .moments import NormalEquations, compute_moments
 from .problem import RESIDUAL, Problem
 from .solvers import condition, solve_equations
@@ -59,24 +59,14 @@ class Subsampling:
         ------
         OptionError
         """
-        if given is not None and not isinstance(given, Mapping):
-            raise OptionError(f"subsample={given!r}: expected a dict such as {{'ratio': 0.1, 'times': 50}}.")
-        given = dict(given or {})
-        known = {f.name for f in fields(Subsampling)}
-        unknown = sorted(set(given) - known)
-        if unknown:
-            raise OptionError(f"subsample has {unknown[0]!r}; it knows {', '.join(sorted(known))}.")
-        out = Subsampling(**given)
-        if isinstance(out.ratio, bool) or not isinstance(out.ratio, Real) or not 0 < out.ratio <= 1:
-            raise OptionError(f"subsample: ratio must be a share, 0 < ratio <= 1, got {out.ratio!r}.")
-        if isinstance(out.times, bool) or not isinstance(out.times, int | np.integer) or out.times < 1:
-            raise OptionError(f"subsample: times must be at least 1, a whole number, got {out.times!r}.")
-        if not isinstance(out.replace, bool | np.bool_):
-            raise OptionError(f"subsample: replace must be True or False, got {out.replace!r}.")
-        if out.rule not in RULES:
-            raise OptionError(f"subsample: rule must be one of {', '.join(RULES)}, got {out.rule!r}.")
-        if out.unit not in UNITS:
-            raise OptionError(f"subsample: unit must be one of {', '.join(UNITS)}, got {out.unit!r}.")
+        known = [f.name for f in fields(Subsampling)]
+        out = Subsampling(**entries("subsample", given, known, "{'ratio': 0.1, 'times': 50}"))
+        check = Options({f"subsample[{name!r}]": getattr(out, name) for name in known})
+        check.number("subsample['ratio']", above=0, most=1)
+        check.whole("subsample['times']", least=1)
+        check.choice("subsample['rule']", RULES)
+        check.choice("subsample['unit']", UNITS)
+        check.flag("subsample['replace']")
         return out
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,22 @@ import pandas as pd
 import scipy.linalg
 
 from ... import __version__
+from ...design.magnitudes import refuse_extreme
 from ...design.row_labels import RowLabels
-from ...errors import BoundaryWarning, DataError, OptionError, shortlist, warn
+from ...errors import BoundaryWarning, DataError, shortlist, warn
 from ...linalg.nnls import nonnegative_least_squares, solve_symmetric
 from ...linalg.threads import single_threaded_blas
+from ...options import Options, entries, shown
+from ...results.base import refuse_not_finite
 from ...results.varcomp import NetgsaResult
 from .networks import Network, read_networks, read_pathways
 
 METHODS = ("rehe", "he", "rerehe")
 INNER = ("full", "triangle")
+# What `fdr=` is, for messages.
+FDR = "a method of statsmodels' multipletests, such as 'fdr_bh'"
+# Entries of `subsample=`, and the options they are.
+SUBSAMPLE = {"samples": "sample_ratio", "genes": "gene_ratio", "times": "times"}
 # Expression beyond this size, or below its inverse, has squared variances that a computer cannot hold.
 LARGEST = 1e70
 
@@ -56,18 +62,14 @@ class NetgsaOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in {"method": METHODS, "inner": INNER}.items():
-            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
-                raise OptionError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, allowed))}.")
-        for name, given in {"sample_ratio": "samples", "gene_ratio": "genes"}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
-                raise OptionError(f"subsample: {given} must be a share, 0 < {given} <= 1, got {value!r}.")
-        if isinstance(self.times, bool) or not isinstance(self.times, int | np.integer) or self.times < 1:
-            raise OptionError(f"subsample: times must be at least 1, a whole number, got {self.times!r}.")
-        seed = self.seed
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0):
-            raise OptionError(f"seed={seed!r}: expected an integer of at least 0, or None.")
+        check = Options(vars(self))
+        check.choice("method", METHODS)
+        check.choice("inner", INNER)
+        check.text("fdr", FDR)
+        check.seed()
+        subsample = Options({f"subsample[{key!r}]": getattr(self, name) for key, name in SUBSAMPLE.items()})
+        subsample.number("subsample['samples']", "subsample['genes']", above=0, most=1)
+        subsample.whole("subsample['times']", least=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +100,7 @@ def fit_netgsa(
 ) -> NetgsaResult:
     """Test pathways; see `slamglmm.netgsa` for the arguments."""
     start = time.perf_counter()
-    if not isinstance(directed, bool | None):
-        raise OptionError(f"directed={directed!r}: expected True, False or None.")
+    Options({"directed": directed}).flag("directed", optional=True)
     values, genes, samples = _expression(expression)
     notes: list[str] = []
     labels = _groups(groups, samples if isinstance(expression, pd.DataFrame) else None, values.shape, notes)
@@ -130,6 +131,8 @@ def fit_netgsa(
         beta = np.array([condition.network.solve(condition.mean) for condition in conditions])
         table = pathway_tests(conditions, beta, member, np.maximum(theta, 0.0), options.exact)
     table.index = pd.Index(pathway_names, name="pathway")
+    numbers = {"variances": theta, "baseline effects": beta, "pathway tests": table.to_numpy(dtype=float)}
+    refuse_not_finite("netgsa", numbers)
     table["q"] = _fdr(table["p"].to_numpy(), options.fdr)
     return NetgsaResult(
         options=asdict(options),
@@ -344,22 +347,21 @@ def _refuse_constant(values: np.ndarray, genes: Sequence[str], labels: Sequence[
             "They would pass for genes without noise; leave them out of expression."
         )
     largest = float(spread.max())
-    if not 1 / LARGEST < largest < LARGEST:
-        raise DataError(
-            f"expression varies by {largest:.3g} within conditions, whose powers a computer cannot hold (expected "
-            f"{1 / LARGEST:.0e} to {LARGEST:.0e}). Multiply it by a constant."
-        )
+    refuse_extreme("expression varies within conditions by", largest, 1 / LARGEST, LARGEST)
 
 
 def _groups(groups: Any, samples: pd.Index | None, shape: tuple[int, int], notes: list[str]) -> list[Any]:
     if isinstance(groups, str) or not isinstance(groups, Iterable):
-        raise DataError(f"groups={groups!r}: expected the condition of each sample, a Series or a list.")
+        raise DataError(f"groups={shown(groups)}: expected the condition of each sample, a Series or a list.")
     labels = list(groups)
     if len(labels) != shape[1]:
         hint = " Is expression samples x genes? Then pass its transpose." if len(labels) == shape[0] else ""
         raise DataError(f"groups has {len(labels)} entries, expression has {shape[1]} samples (columns).{hint}")
     if pd.isna(pd.Series(labels)).any():
         raise DataError("groups has missing entries. Drop these samples.")
+    wrong = [label for label in labels if not isinstance(label, Hashable)]
+    if wrong:
+        raise DataError(f"groups has the entry {shown(wrong[0])}: expected names or numbers of conditions.")
     if samples is not None and isinstance(groups, pd.Series):
         columns = RowLabels(samples, None, "expression", "the columns of expression")
         at, note = columns.match(groups.index, len(groups), "groups", by_position="groups.to_numpy()")
@@ -374,7 +376,7 @@ def _fdr(p: np.ndarray, method: str) -> np.ndarray:
     try:
         return multipletests(p, method=method)[1]
     except ValueError:
-        raise OptionError(f"fdr={method!r}: not a method of statsmodels' multipletests, such as 'fdr_bh'.") from None
+        raise Options({"fdr": method}).refuse("fdr", FDR) from None
 
 
 def read_options(
@@ -386,18 +388,9 @@ def read_options(
     ------
     OptionError
     """
-    if not isinstance(fdr, str):
-        raise OptionError(f"fdr={fdr!r}: not a method of statsmodels' multipletests, such as 'fdr_bh'.")
-    if not isinstance(compat, str | None) or compat not in (None, "netgsa"):
-        raise OptionError(f"compat must be None or 'netgsa', got {compat!r}.")
-    names = {"samples": "sample_ratio", "genes": "gene_ratio", "times": "times"}
-    if subsample is not None and not isinstance(subsample, Mapping):
-        raise OptionError(f"subsample={subsample!r}: expected a dict such as {{'samples': 0.2, 'times': 50}}.")
-    given = dict(subsample or {})
-    unknown = [key for key in given if key not in names]
-    if unknown:
-        raise OptionError(f"subsample has {unknown[0]!r}; it knows {', '.join(names)}.")
-    chosen = {names[key]: value for key, value in given.items()}
+    Options({"compat": compat}).choice("compat", ("netgsa", None))
+    given = entries("subsample", subsample, SUBSAMPLE, "{'samples': 0.2, 'times': 50}")
+    chosen = {SUBSAMPLE[key]: value for key, value in given.items()}
     if compat == "netgsa":
         return NetgsaOptions(method, "triangle", False, fdr, seed=seed, **chosen)
     return NetgsaOptions(method, fdr=fdr, seed=seed, **chosen)

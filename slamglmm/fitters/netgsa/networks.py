@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from ...errors import DataError, OptionError, shortlist
+from ...options import membership, shown
 
 # Spectral radius that unweighted undirected edges get: strong enough to matter, and I - A stays well conditioned.
 UNWEIGHTED_RADIUS = 0.5
@@ -135,11 +136,9 @@ def _adjacency(value: Any, name: str, genes: Sequence[str], directed: bool | Non
         absent = [gene for gene in genes if gene not in labels]
         if absent:
             raise DataError(f"network '{name}' lacks {len(absent)} of {len(genes)} genes (first: {shortlist(absent)}).")
-        matrix = frame.loc[list(genes), list(genes)].to_numpy(dtype=float)
-    elif sparse.issparse(value):
-        matrix = value.toarray().astype(float)
+        matrix = _numbers(frame.loc[list(genes), list(genes)].to_numpy(), name)
     else:
-        matrix = np.array(value, dtype=float)
+        matrix = _numbers(value, name)
     if matrix.shape != (len(genes), len(genes)):
         raise DataError(f"network '{name}' has shape {matrix.shape}, but there are {len(genes)} genes.")
     symmetric = np.abs(matrix - matrix.T).max(initial=0.0) <= 1e-10 * max(1.0, np.abs(matrix).max(initial=0.0))
@@ -148,13 +147,27 @@ def _adjacency(value: Any, name: str, genes: Sequence[str], directed: bool | Non
     return matrix, bool(directed) if directed is not None else not symmetric, False
 
 
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """Weights of edges as floats, of a network called `name`."""
+    try:
+        found = value.toarray() if sparse.issparse(value) else np.asarray(value)
+        if found.dtype.kind != "c":
+            return np.array(found, dtype=float)
+    except (TypeError, ValueError):
+        pass
+    raise DataError(
+        f"network '{name}' must hold numbers, got {shown(value)}. Give a DataFrame of edges (columns source, target "
+        "and perhaps weight), a networkx graph, or a matrix of genes x genes."
+    )
+
+
 def _from_edges(table: pd.DataFrame, name: str, genes: Sequence[str], directed: bool) -> tuple[np.ndarray, bool, bool]:
     position = {gene: i for i, gene in enumerate(genes)}
     source = table["source"].map(lambda g: position.get(str(g), -1)).to_numpy(dtype=int)
     target = table["target"].map(lambda g: position.get(str(g), -1)).to_numpy(dtype=int)
     # edges to genes that were not measured say nothing here
     inside = (source >= 0) & (target >= 0)
-    weight = table["weight"].to_numpy(dtype=float)[inside]
+    weight = _numbers(table["weight"].to_numpy(), name)[inside]
     source, target = source[inside], target[inside]
     unknown = np.isnan(weight)
     if unknown.any() and not unknown.all():
@@ -202,12 +215,12 @@ def read_pathways(pathways: Any, genes: Sequence[str]) -> tuple[list[str], np.nd
         columns = [str(c) for c in pathways.columns]
         kept = [j for j, c in enumerate(columns) if c in position]
         member = np.zeros((len(names), len(genes)), dtype=bool)
-        member[:, [position[columns[j]] for j in kept]] = pathways.to_numpy()[:, kept] != 0
+        member[:, [position[columns[j]] for j in kept]] = membership("pathways", pathways)[:, kept]
     elif pathways is None:
         names, member = [], np.zeros((0, len(genes)), dtype=bool)
     else:
-        member = np.atleast_2d(np.asarray(pathways)) != 0
-        if member.shape[1] != len(genes):
+        member = np.atleast_2d(membership("pathways", pathways))
+        if member.shape[1:] != (len(genes),):
             raise DataError(f"pathways have {member.shape[1]} columns, but there are {len(genes)} genes.")
         names = [f"pathway{k + 1}" for k in range(len(member))]
     if not names:

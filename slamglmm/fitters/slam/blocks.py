@@ -244,8 +244,8 @@ def _draw_jointly(
     if bad >= 0:
         raise FitError(
             f"iteration {state.iteration}: the precision of the loadings of trait {block.start + bad} is not positive "
-            "definite. Center covariates whose mean is millions of their standard deviations, and bring extreme ones "
-            "to a common scale; if there are none, report this with the data."
+            "definite. Subtract their means from covariates far from zero, divide large ones by a constant, and report "
+            "this with the data if it stays."
         )
     if unit is not None:
         state.coef[block] *= unit[:, None]

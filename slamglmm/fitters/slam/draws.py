@@ -116,6 +116,7 @@ class Snapshot:
         natural = self._user_order(self.state.coef[:, : problem.b].T) * problem.scale + problem.base_coef.T
         if problem.cis.n:
             natural += problem.center_coefs * problem.cis.at_zero(self.state.cis, problem.scale)
+        natural = problem.of_given_columns(natural)
         natural[~problem.estimable] = np.nan
         return natural
 
@@ -495,7 +496,7 @@ class RunningMeans:
         natural = self._to_user(problem, self.coef / max(self.n, 1)).T + problem.base_coef.T
         if problem.cis.n:
             natural += problem.center_coefs * problem.cis.at_zero(self.cis / max(self.n, 1), problem.scale)
-        return natural * problem.estimable
+        return problem.of_given_columns(natural) * problem.estimable
 
     def cis_effects(self, problem: Problem) -> np.ndarray:
         """Posterior mean of the effects of one unit of the covariates of single traits, shape (E,)."""

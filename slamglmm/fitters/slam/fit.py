@@ -19,9 +19,9 @@ import xarray as xr
 from ... import __version__
 from ...design import Design
 from ...design.cis import CisColumns
+from ...design.magnitudes import refuse_extreme_responses
 from ...errors import (
     ConvergenceWarning,
-    DataError,
     FewTraitsWarning,
     FitError,
     OptionError,
@@ -48,8 +48,6 @@ from .store import AGAIN, RunFolder, fingerprint, in_its_folder
 
 # Draws of more than this are announced before the run.
 LARGE_BYTES = 2**30
-# Traits whose squares, summed over a million rows, float64 holds: variances are of this kind.
-SMALLEST, LARGEST = 1e-150, 1e151
 
 
 def _run_in_worker(*args: object) -> ChainRun:
@@ -214,7 +212,8 @@ def fit_slam(
 ) -> SlamResult:
     """Fit the model to a design; arguments as in `slamglmm.slam`, but for ``out``, whose folder is held meanwhile."""
     _check_options(locals())
-    _check_magnitudes(design)
+    if design.Y is not None:
+        refuse_extreme_responses(design.Y)
     store = (*DEFAULT_STORE, *kept_by_links(link)) if store is None else store
     schedule = Schedule(
         draws, burn, thin, (store,) if isinstance(store, str) else tuple(store), store_dtype, n_threads, n_jobs
@@ -316,20 +315,6 @@ def _check_options(given: Mapping[str, Any]) -> None:
         and all(isinstance(name, str) for name in store)
     ):
         raise check.refuse("store", "names of what to keep, such as ('h2', 'G_diag')", "Leave it out for the default.")
-
-
-def _check_magnitudes(design: Design) -> None:
-    """Refuse traits in a unit in which variances are infinite or zero."""
-    if design.Y is None:
-        return
-    for name, values in design.Y.items():
-        size = float(np.abs(values.to_numpy()[values.notna()]).max(initial=0.0))
-        if size > LARGEST or 0.0 < size < SMALLEST:
-            raise DataError(
-                f"response '{name}' has values up to {size:.3g}, too {'large' if size > LARGEST else 'small'} for "
-                f"variances, which are squares: expected sizes from {SMALLEST:g} to {LARGEST:g}. Change its unit: "
-                f"divide by {size:.0e}, say."
-            )
 
 
 def _priors_on_the_grid(priors: Priors, design: Design, h2_grid: int) -> dict[str, Any]:

@@ -51,6 +51,8 @@ PATTERN_FLOPS = 1e12
 # An iteration with U in the chain is worth 0.8 of one without for the median trait, a third for the worst
 # (bench/bench_missing.py); the worst is what a run waits for.
 COST_OF_RANDOM = 3.0
+# Columns whose mean is so many times their standard deviation are centred, and those beyond the second are constant.
+FAR, CONSTANT = 1e3, 1e-10
 # A total share of one needs covariances that stay invertible without the residual.
 MIN_RELATIVE_EIGENVALUE = 1e-3
 # A gamma prior with this shape holds a precision at its mean to 1e-4, and all steps stay as they are.
@@ -203,6 +205,8 @@ class Problem:
         Coefficients with ``X center_coef = 1`` (zeros when the columns of X do not span the constant).
     center_coefs : ndarray, shape (b, p)
         The same for each trait, of the effects that its data can tell, user's order.
+    x_shift : ndarray, shape (b,)
+        What was taken off the columns of X because they are far from zero; zeros as a rule.
     active : ndarray of int
         Rows of the design with any data.
     n_rows : int
@@ -243,6 +247,7 @@ class Problem:
     scale: np.ndarray
     center_coef: np.ndarray
     center_coefs: np.ndarray
+    x_shift: np.ndarray
     active: np.ndarray
     n_rows: int
     components: tuple[Component, ...]
@@ -329,6 +334,12 @@ class Problem:
             out[:, self.order[group.traits]] = (group.estimable & ~group.held).T
         return out
 
+    def of_given_columns(self, coef: np.ndarray) -> np.ndarray:
+        """Fixed effects (b, p), user's order, of the columns of X as they were given, from those of `x`."""
+        if not self.x_shift.any():
+            return coef
+        return coef - self.center_coefs * (self.x_shift @ np.where(self.estimable, coef, 0.0))
+
     @cached_property
     def basis(self) -> np.ndarray:
         """`rotation` as a matrix, shape (n, n): a row's unit vector in the sampler's coordinates is its row."""
@@ -379,6 +390,7 @@ def build_problem(
         )
     notes: list[str] = []
     refuse_huge_columns(design.X.to_numpy(dtype=float), list(design.X.columns))
+    design, x_shift = _near_zero(design, priors.fixef_prior)
     latent, values = _lay_out_traits(design, link, priors.fixef_prior, cis)
     if latent.silent:
         notes.append(
@@ -550,6 +562,7 @@ def build_problem(
             scale=scale,
             center_coef=center_coef,
             center_coefs=_by_told_effects(np.tile(center_coef, (p, 1)), x, told & in_use, latent.informative).T,
+            x_shift=x_shift,
             active=active,
             n_rows=design.n,
             components=components,
@@ -574,6 +587,26 @@ def build_problem(
             cis=own,
             prior_only=prior_only,
         )
+
+
+def _near_zero(design: Design, prior: FixefPrior) -> tuple[Design, np.ndarray]:
+    """Take their means off columns far from zero, if other flat columns span the constant and can be given them back.
+
+    It is the same model, but for rounding: the products of a column of 1e8 with itself leave no digits of what varies.
+
+    Returns
+    -------
+    Design
+    ndarray, shape (b,)
+        What was taken off each column.
+    """
+    x = design.X.to_numpy(dtype=float).T
+    mean, sd = x.mean(axis=1), x.std(axis=1)
+    far = (np.abs(mean) > FAR * sd) & (sd > CONSTANT * np.abs(mean))
+    if not far.any() or _constant_coefficients(x, flat_columns(x, prior) & ~far) is None:
+        return design, np.zeros(len(x))
+    shift = np.where(far, mean, 0.0)
+    return replace(design, X=design.X - shift), shift
 
 
 def row_blocks(n: int, rank: int) -> tuple[slice, ...]:
