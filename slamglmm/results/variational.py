@@ -462,7 +462,8 @@ class MrMashResult(VariationalResult):
     coef, coef_sd : DataFrame, m × p
         Posterior mean and standard deviation of the effect of one unit of dosage.
     lfsr : DataFrame, m × p
-        Local false sign rate, ``1 - max(P(effect > 0), P(effect < 0))``.
+        Local false sign rate, ``1 - max(P(effect > 0), P(effect < 0))``. Both are hopeful: the posterior treats markers
+        as independent (the manual has figures).
     null : Series, length m
         Probability that a marker has no effect on any response.
     weights : Series
