@@ -164,6 +164,10 @@ def refuse_not_finite(fitter: str, numbers: Mapping[str, Any], advice: str = "")
     """
     for name, given in numbers.items():
         values = np.asarray(given)
+        with np.errstate(over="ignore", invalid="ignore"):
+            # One pass without an array of its own: what is not finite stays so in a sum.
+            if np.isfinite(np.sum(values)):
+                continue
         bad = int(np.sum(~np.isfinite(values)))
         if bad:
             raise FitError(
