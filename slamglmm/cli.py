@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"slamglmm {__version__}")
     commands = parser.add_subparsers(dest="name", required=True, metavar="command")
 
-    demo = commands.add_parser("demo", help="fit 24 metabolites of 162 Arabidopsis lines; takes less than a minute")
+    demo = commands.add_parser("demo", help="fit 24 metabolites of 162 Arabidopsis lines; takes one to three minutes")
     demo.set_defaults(command=_demo)
     demo.add_argument("--out", type=Path, default=Path("slamglmm-demo"), help="folder for the results (%(default)s)")
 
